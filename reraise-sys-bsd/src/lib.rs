@@ -1,0 +1,1 @@
+//! What Reraise does differently on the BSDs.

@@ -1,0 +1,30 @@
+//! What Reraise does differently on Linux: process identity by pidfs, waiting
+//! by epoll, descendants from procfs, a child subreaper.
+//!
+//! A leaf: it knows the kernel and nothing of Reraise. The crates for the other
+//! systems export the same items; `reraise/src/backend/native.rs` holds the
+//! table that proves it at compile time.
+//!
+//! | item | what it answers |
+//! |---|---|
+//! | [`born`] | which process is this, beyond its pid |
+//! | [`send`] | a signal to that very process, never to a stranger |
+//! | [`EventQueue`] | signals, deaths of processes that are not our children, readable descriptors |
+//! | [`processes`], [`descendants`], [`carries`] | who belongs to whom |
+//! | [`peek_child`], [`exit_status`] | how a process ended |
+//! | [`become_subreaper`], [`fork_beside`], [`set_title`], [`close_from`] | what we ask for ourselves |
+#![cfg(target_os = "linux")]
+
+mod identity;
+mod ours;
+mod proc;
+mod queue;
+
+pub use identity::{born, disable_pidfd, exit_status, send};
+pub use ours::{become_subreaper, close_from, fork_beside, parent, peek_child, set_title};
+pub use proc::{Process, boot_id, carries, descendants, pid_space, processes};
+pub use queue::{Event, EventQueue};
+
+/// Orphans of our descendants become our children (`prctl(2)`,
+/// `PR_SET_CHILD_SUBREAPER`, Linux 3.4): a tree that we started cannot escape.
+pub const KEEPS_ORPHANS: bool = true;

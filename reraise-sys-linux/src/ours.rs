@@ -1,0 +1,179 @@
+//! What a supervisor asks of the kernel for itself.
+
+use std::cell::UnsafeCell;
+use std::ffi::CStr;
+use std::io;
+
+use nix::unistd::Pid;
+
+/// Makes orphaned descendants our children (`prctl(2)`, Linux 3.4). The flag is
+/// not inherited. `false`: this system cannot.
+///
+/// # Errors
+/// None on kernels that know it.
+pub fn become_subreaper() -> io::Result<bool> {
+    // SAFETY: this operation takes plain numbers.
+    let answer = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+    if answer == 0 { Ok(true) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Our parent's pid, as it is now.
+#[must_use]
+pub fn parent() -> i32 {
+    nix::unistd::getppid().as_raw()
+}
+
+/// A child of ours that has ended, with its wait status; it stays a zombie
+/// until it is waited for (`waitid(2)`, `WNOWAIT`). `Ok(None)`: there are
+/// children, and none has ended. `ECHILD`: there are none at all, which for a
+/// subreaper proves that nothing is left of the trees that it started.
+///
+/// # Errors
+/// `ECHILD`, see above.
+pub fn peek_child() -> io::Result<Option<(i32, i32)>> {
+    // SAFETY: all-zero is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the pointer is to a live siginfo_t.
+    if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: waitid filled in the SIGCHLD members, or left zeros.
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let value = unsafe { info.si_status() };
+    // waitid gives code and value apart; wait status is wait(2)'s encoding.
+    let status = match info.si_code {
+        libc::CLD_EXITED => (value & 0xff) << 8,
+        libc::CLD_DUMPED => value | 0x80,
+        _ => value,
+    };
+    Ok(Some((pid, status)))
+}
+
+/// Forks a child whose parent is *our* parent (`clone(2)`, `CLONE_PARENT`), so
+/// that it is no descendant of ours. `None` in the child.
+///
+/// # Errors
+/// `EAGAIN` or `ENOMEM`, as `fork(2)`.
+///
+/// # Safety
+/// The process must be single-threaded, as with `fork`.
+pub unsafe fn fork_beside() -> io::Result<Option<Pid>> {
+    let flags = libc::CLONE_PARENT as libc::c_long | libc::c_long::from(libc::SIGCHLD);
+    // SAFETY: with a null stack the child goes on with a copy of ours, like
+    // fork; the argument order differs between architectures only for
+    // arguments that are zero here.
+    let answer = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match answer {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(Pid::from_raw(pid as i32))),
+    }
+}
+
+/// Closes every descriptor from `first` on (`close_range(2)`, Linux 5.9; before
+/// that one by one).
+pub fn close_from(first: i32) {
+    // SAFETY: closing descriptors that nobody uses any more is the point; the
+    // callers have just forked or are about to exec.
+    let done = unsafe {
+        libc::syscall(libc::SYS_close_range, first as libc::c_uint, libc::c_uint::MAX, 0)
+    };
+    if done == 0 {
+        return;
+    }
+    let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        .unwrap_or((1024, 1024));
+    for fd in first..soft.min(1 << 20) as i32 {
+        // SAFETY: as above; EBADF for those that are not open is harmless.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Room for a title; in our own data, so that no page is touched for it alone.
+const ROOM: usize = 288;
+struct Title(UnsafeCell<[u8; ROOM]>);
+// SAFETY: written only by `set_title`, which single-threaded processes call.
+unsafe impl Sync for Title {}
+static TITLE: Title = Title(UnsafeCell::new([0; ROOM]));
+
+/// What `ps` shows as our command line. The kernel is told that the arguments
+/// now lie in memory of ours (`PR_SET_MM_MAP`, Linux 3.18 with
+/// CONFIG_CHECKPOINT_RESTORE, no privilege needed); /proc/PID/environ stays as
+/// it is. Without it the command line stays what it was, and only the short
+/// name (`PR_SET_NAME`) tells.
+pub fn set_title(title: &CStr) {
+    let bytes = title.to_bytes_with_nul();
+    let length = bytes.len().min(ROOM);
+    // SAFETY: nobody else refers to TITLE (see `Sync` above), and the copy
+    // stays within it.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), TITLE.0.get().cast::<u8>(), length) };
+    let start = TITLE.0.get() as u64;
+    if let Ok(mut map) = current_map() {
+        map.arg_start = start;
+        map.arg_end = start + length as u64;
+        // SAFETY: the kernel checks every address of the map against ours and
+        // copies the structure; only the two argument addresses have changed.
+        unsafe {
+            libc::prctl(
+                libc::PR_SET_MM,
+                libc::c_ulong::from(libc::PR_SET_MM_MAP as u32),
+                &raw const map,
+                size_of::<MemoryMap>(),
+                0,
+            )
+        };
+    }
+}
+
+/// `struct prctl_mm_map` from include/uapi/linux/prctl.h.
+#[repr(C)]
+struct MemoryMap {
+    start_code: u64,
+    end_code: u64,
+    start_data: u64,
+    end_data: u64,
+    start_brk: u64,
+    brk: u64,
+    start_stack: u64,
+    arg_start: u64,
+    arg_end: u64,
+    env_start: u64,
+    env_end: u64,
+    auxv: *mut u64,
+    auxv_size: u32,
+    exe_fd: u32,
+}
+
+/// Our memory map as `/proc/self/stat` (fields 26 to 51) shows it.
+fn current_map() -> io::Result<MemoryMap> {
+    let text = std::fs::read_to_string("/proc/self/stat")?;
+    let bad = || io::Error::from(io::ErrorKind::InvalidData);
+    let after = text.rfind(')').ok_or_else(bad)? + 2;
+    let fields: Vec<u64> =
+        text[after..].split_ascii_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
+    // Field 3 of proc_pid_stat(5) is the first after the name.
+    let field = |number: usize| fields.get(number - 3).copied().ok_or_else(bad);
+    // SAFETY: an address is asked of the kernel; 0 changes nothing.
+    let brk = unsafe { libc::syscall(libc::SYS_brk, 0) } as u64;
+    Ok(MemoryMap {
+        start_code: field(26)?,
+        end_code: field(27)?,
+        start_data: field(45)?,
+        end_data: field(46)?,
+        start_brk: field(47)?,
+        brk,
+        start_stack: field(28)?,
+        arg_start: field(48)?,
+        arg_end: field(49)?,
+        env_start: field(50)?,
+        env_end: field(51)?,
+        auxv: std::ptr::null_mut(),
+        auxv_size: 0,
+        exe_fd: u32::MAX,
+    })
+}

@@ -1,0 +1,209 @@
+//! What procfs tells (proc_pid_stat(5), proc_pid_task(5)). Everything here can
+//! be stale when it is returned; identity and signals go through `identity`.
+
+use std::fs;
+use std::io::{self, Read};
+
+use nix::errno::Errno;
+
+/// The fields of `/proc/PID/stat` that Reraise needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) state: u8,
+    pub(crate) ppid: i32,
+    pub(crate) pgid: i32,
+    pub(crate) sid: i32,
+    /// Ticks since boot.
+    pub(crate) start: u64,
+    /// Wait status; zero while it lives, or for another user's process.
+    pub(crate) exit: i32,
+}
+
+impl Stat {
+    pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
+        let mut buffer = [0; 1024];
+        let read = fs::File::open(format!("/proc/{pid}/stat"))
+            .and_then(|mut f| f.read(&mut buffer));
+        match read {
+            Ok(n) => Ok(Self::parse(&buffer[..n])),
+            Err(e) if is_gone(&e) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The command name stands in parentheses and may hold any byte, a closing
+    /// parenthesis among them: the fields begin after the last one.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let after = line.iter().rposition(|&b| b == b')')? + 2;
+        let text = str::from_utf8(line.get(after..)?).ok()?;
+        let mut fields = text.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let ppid = fields.next()?.parse().ok()?;
+        let pgid = fields.next()?.parse().ok()?;
+        let sid = fields.next()?.parse().ok()?;
+        let start = fields.nth(15)?.parse().ok()?;
+        let exit = fields.nth(29).and_then(|f| f.parse().ok()).unwrap_or(0);
+        Some(Self { state, ppid, pgid, sid, start, exit })
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// A process can vanish between `open` (ENOENT) and `read` (ESRCH).
+fn is_gone(e: &io::Error) -> bool {
+    let errno = e.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::ENOENT | Errno::ESRCH))
+}
+
+/// One process of the system, as one look at it found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Process id.
+    pub pid: i32,
+    /// Parent's process id.
+    pub ppid: i32,
+    /// Process group.
+    pub pgid: i32,
+    /// Session.
+    pub sid: i32,
+}
+
+/// All living processes that procfs shows us; zombies are left out.
+///
+/// # Errors
+/// When `/proc` cannot be read at all.
+pub fn processes() -> io::Result<Vec<Process>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        // One that is hidden from us (hidepid) is not ours either.
+        if let Ok(Some(s)) = Stat::of(pid)
+            && !s.is_dead()
+        {
+            all.push(Process { pid, ppid: s.ppid, pgid: s.pgid, sid: s.sid });
+        }
+    }
+    Ok(all)
+}
+
+/// The living descendants of a process. Read from `/proc/PID/task/TID/children`
+/// (Linux 3.5, CONFIG_PROC_CHILDREN), whose cost is that of the tree and not
+/// that of the system; else from a look at all processes.
+///
+/// # Errors
+/// When `/proc` cannot be read at all.
+pub fn descendants(root: i32) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    let mut queue = vec![root];
+    while let Some(pid) = queue.pop() {
+        match children(pid) {
+            Ok(children) => {
+                for child in children {
+                    queue.push(child);
+                    if Stat::of(child)?.is_some_and(|s| !s.is_dead()) {
+                        found.push(child);
+                    }
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => return from_all(root),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
+}
+
+fn children(pid: i32) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    let tasks = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Ok(tasks) => tasks,
+        Err(e) if is_gone(&e) => return Ok(found),
+        Err(e) => return Err(e),
+    };
+    for task in tasks {
+        let Ok(task) = task else { continue };
+        match fs::read_to_string(task.path().join("children")) {
+            Ok(text) => found.extend(text.split_ascii_whitespace().flat_map(str::parse::<i32>)),
+            Err(e) if is_gone(&e) && !task.path().exists() => {}
+            Err(e) if is_gone(&e) && task.path().join("stat").exists() => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+            Err(e) if is_gone(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
+}
+
+fn from_all(root: i32) -> io::Result<Vec<i32>> {
+    let all = processes()?;
+    let mut found = Vec::new();
+    let mut queue = vec![root];
+    while let Some(parent) = queue.pop() {
+        for p in all.iter().filter(|p| p.ppid == parent) {
+            found.push(p.pid);
+            queue.push(p.pid);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the environment that the process began with holds `entry`, as in
+/// `NAME=VALUE`. A program may overwrite it, so `false` proves nothing.
+pub fn carries(pid: i32, entry: &[u8]) -> bool {
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|environ| environ.split(|&b| b == 0).any(|e| e == entry))
+}
+
+/// A number for this boot: the first half of `/proc/sys/kernel/random/boot_id`
+/// (random(4)).
+///
+/// # Errors
+/// When the file is missing or is no UUID.
+pub fn boot_id() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+    u64::from_str_radix(&digits, 16).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// A number for our pid namespace (pid_namespaces(7)): pids mean nothing
+/// outside of it.
+///
+/// # Errors
+/// When procfs is not there.
+pub fn pid_space() -> io::Result<u64> {
+    Ok(nix::sys::stat::stat("/proc/self/ns/pid")?.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_may_hold_anything() {
+        let tail = "S 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 \
+                    0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 256";
+        for name in ["sh", "a b", "x) R 1 (", ")", "\n"] {
+            let line = format!("5 ({name}) {tail}");
+            let s = Stat::parse(line.as_bytes()).unwrap();
+            assert_eq!((s.state, s.ppid, s.pgid, s.sid), (b'S', 7, 8, 9), "{name}");
+            assert_eq!((s.start, s.exit), (4242, 256), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_torn_line_is_no_process() {
+        for line in ["", "5", "5 (sh", "5 (sh)", "5 (sh) ", "5 (sh) S 1 2 3"] {
+            assert_eq!(Stat::parse(line.as_bytes()), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn this_boot_and_pid_space_have_numbers() {
+        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+        assert_ne!(pid_space().unwrap(), 0);
+    }
+}

@@ -1,0 +1,278 @@
+//! The seam between Reraise and the system: what a supervisor needs of
+//! processes, in the words of processes.
+//!
+//! [`ProcessBackend`] has two implementations: [`native::Native`], made once for
+//! all systems over the `reraise-sys-*` crate of the one it is compiled for,
+//! and [`fake::Fake`], in memory with a clock of its own. `tests/conformance.rs`
+//! holds both to the same promises. Nothing above this module names a system.
+
+pub mod fake;
+pub mod native;
+mod spawn;
+
+use std::ffi::{CString, OsString};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use nix::sys::signal::Signal;
+
+/// A process: its pid, and a number that tells it from every later process
+/// with the same pid. A bare pid is reused, and a signal sent to one may reach
+/// a stranger; so this pair is what is stored and signalled, whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessId {
+    /// As the kernel numbers it, in our pid namespace.
+    pub pid: i32,
+    /// Opaque, for equality only: the pidfs inode or the start time, see the
+    /// crate for the system.
+    pub born: u64,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It called `exit(2)` with this code, 0 to 255.
+    Code(i32),
+    /// This signal ended it.
+    Signal {
+        /// Its number.
+        number: i32,
+        /// Whether memory was dumped.
+        core: bool,
+    },
+    /// It was not our child and the kernel does not tell.
+    Unknown,
+}
+
+impl Exit {
+    /// From a wait status as `waitpid(2)` gives it.
+    #[must_use]
+    pub fn from_status(status: i32) -> Self {
+        if libc::WIFEXITED(status) {
+            Self::Code(libc::WEXITSTATUS(status))
+        } else if libc::WIFSIGNALED(status) {
+            Self::Signal { number: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
+        } else {
+            Self::Unknown
+        }
+    }
+
+    /// One number as a shell gives it: the code, or 128 and the signal.
+    #[must_use]
+    pub fn code(self) -> Option<i32> {
+        match self {
+            Self::Code(code) => Some(code),
+            Self::Signal { number, .. } => Some(128 + number),
+            Self::Unknown => None,
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal { number, core } => {
+                match Signal::try_from(number) {
+                    Ok(signal) => write!(f, "signal {}", &signal.as_str()[3..])?,
+                    Err(_) => write!(f, "signal {number}")?,
+                }
+                if core { f.write_str(" (core dumped)") } else { Ok(()) }
+            }
+            Self::Unknown => f.write_str("unknown exit code"),
+        }
+    }
+}
+
+/// A program to be started as a service.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    /// What is executed.
+    pub program: CString,
+    /// `argv`, the name of the program first.
+    pub arguments: Vec<CString>,
+    /// The whole environment, `NAME=VALUE` each.
+    pub environment: Vec<CString>,
+    /// The working directory.
+    pub directory: PathBuf,
+    /// The umask; `None` keeps ours.
+    pub umask: Option<u32>,
+    /// Limits to set, see [`Limit`].
+    pub limits: Vec<Limit>,
+    /// A file that standard output and error are appended to; `None` keeps ours.
+    pub output: Option<PathBuf>,
+}
+
+/// One resource limit, as `getrlimit(2)` knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// `RLIMIT_…` of this system.
+    pub resource: i32,
+    /// The soft limit.
+    pub soft: u64,
+    /// The hard limit.
+    pub hard: u64,
+}
+
+/// The step at which a launch failed in the child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Step {
+    /// `setrlimit(2)`.
+    Limits = 1,
+    /// `chdir(2)`.
+    Directory = 2,
+    /// Opening the output file.
+    Output = 3,
+    /// `execve(2)`.
+    Exec = 4,
+}
+
+/// Why a launch failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaunchError {
+    /// Where.
+    pub step: Step,
+    /// `errno`.
+    pub errno: i32,
+}
+
+impl LaunchError {
+    /// Whether the same launch may succeed in a moment: the system was short of
+    /// something, or somebody is writing the script.
+    #[must_use]
+    pub fn is_temporary(self) -> bool {
+        matches!(
+            self.errno,
+            libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ETXTBSY | libc::EINTR
+        )
+    }
+}
+
+/// The processes that belong to one run of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// The process that was launched.
+    pub main: ProcessId,
+    /// [`RUN_VARIABLE`]'s value in that run's environment.
+    pub run: u64,
+    /// Whether this very process launched it, so that every descendant of ours
+    /// belongs to it; otherwise it was adopted.
+    pub is_ours: bool,
+    /// Further processes that are known to belong to it, and their descendants.
+    pub strays: Vec<ProcessId>,
+    /// Only what is still in the session of `main` (`config_detach=yes`).
+    pub session_only: bool,
+}
+
+/// The environment variable that marks the processes of a run, in hexadecimal.
+/// Second to lineage: programs that set their title overwrite it.
+pub const RUN_VARIABLE: &str = "RERAISE_RUN";
+
+/// Something that happened to a supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A launched process now runs its program.
+    Launched(ProcessId),
+    /// A launched process could not; it is gone.
+    LaunchFailed(ProcessId, LaunchError),
+    /// A process ended that was spawned or watched.
+    Ended(ProcessId, Exit),
+    /// Another child of ours ended: an orphan of some tree.
+    OrphanEnded,
+    /// A signal reached us.
+    Signal(Signal),
+    /// The descriptor given to [`ProcessBackend::listen`] has input or its end.
+    Input,
+    /// The deadline has passed.
+    Deadline,
+}
+
+/// Whose a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// How a command comes to run as an owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elevation {
+    /// We are that owner.
+    None,
+    /// By this prefix of the command line.
+    Sudo(Vec<OsString>),
+    /// By giving up root's privileges for the owner's.
+    Drop(Owner),
+}
+
+/// What a supervisor needs of the system.
+///
+/// Time is a [`Duration`] since some fixed moment, on a clock that nobody sets.
+pub trait ProcessBackend {
+    /// Forks a process that leads a session of its own and waits at a gate
+    /// before it does anything. When it is never released, because we died
+    /// say, it ends without having run.
+    ///
+    /// # Errors
+    /// As `fork(2)` and `pipe(2)`: nothing was started.
+    fn spawn(&mut self, launch: &Launch) -> io::Result<ProcessId>;
+
+    /// Opens the gate. [`Event::Launched`] or [`Event::LaunchFailed`] follows.
+    /// The program starts with default signal dispositions, an empty signal
+    /// mask and no descriptor but 0, 1 and 2.
+    ///
+    /// # Errors
+    /// When the process is not one that waits.
+    fn release(&mut self, process: ProcessId) -> io::Result<()>;
+
+    /// Sends a signal to this very process. `false`: it is gone, and nobody was
+    /// signalled.
+    ///
+    /// # Errors
+    /// `EPERM` for a process of another user.
+    fn signal(&mut self, process: ProcessId, signal: Signal) -> io::Result<bool>;
+
+    /// The living process that has this pid now; a zombie does not live.
+    ///
+    /// # Errors
+    /// When the system cannot be asked.
+    fn identify(&mut self, pid: i32) -> io::Result<Option<ProcessId>>;
+
+    /// Asks for [`Event::Ended`] of a process that we did not spawn. `false`:
+    /// it has ended already, and no event will come.
+    ///
+    /// # Errors
+    /// When descriptors or kernel memory have run out.
+    fn watch(&mut self, process: ProcessId) -> io::Result<bool>;
+
+    /// The living processes of a run, its main process among them. Empty means
+    /// that nothing is left.
+    ///
+    /// # Errors
+    /// When the system cannot be asked.
+    fn members(&mut self, tree: &Tree) -> io::Result<Vec<ProcessId>>;
+
+    /// Waits for the next event; [`Event::Deadline`] never comes early.
+    ///
+    /// # Errors
+    /// Only what makes further waiting useless.
+    fn next_event(&mut self, deadline: Option<Duration>) -> io::Result<Event>;
+
+    /// The time.
+    fn now(&self) -> Duration;
+
+    /// Whose the entry itself is: the link's own where it is a symlink.
+    ///
+    /// # Errors
+    /// As `lstat(2)`.
+    fn owner(&self, path: &Path) -> io::Result<Owner>;
+
+    /// How a command comes to run as `owner`. `interactive`: somebody is there
+    /// to type a password.
+    fn elevation(&self, owner: Owner, interactive: bool) -> Elevation;
+}

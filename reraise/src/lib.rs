@@ -1,0 +1,2 @@
+//! Reraise.
+pub mod backend;

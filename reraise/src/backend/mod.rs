@@ -120,6 +120,8 @@ pub struct Limit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Step {
+    /// `fork(2)`, or what it needs.
+    Fork = 0,
     /// `setrlimit(2)`.
     Limits = 1,
     /// `chdir(2)`.
@@ -148,6 +150,13 @@ impl LaunchError {
             self.errno,
             libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ETXTBSY | libc::EINTR
         )
+    }
+
+    /// The exit code that a shell gives for it: 127 for a program that is not
+    /// there, 126 for one that is and cannot be executed.
+    #[must_use]
+    pub fn exit_code(self) -> i32 {
+        if self.errno == libc::ENOENT { 127 } else { 126 }
     }
 }
 

@@ -1,0 +1,210 @@
+//! The surroundings of the `start` that brought a service up: environment,
+//! working directory, umask, limits and directories. Kept for every later run,
+//! so that a service does not depend on who started the keeper; mode 0600, as
+//! an environment holds secrets.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::backend::{Limit, RUN_VARIABLE};
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Context {
+    /// `$RERAISE_DIR`.
+    pub dir: PathBuf,
+    /// `$RERAISE_LOGDIR`.
+    pub logdir: PathBuf,
+    /// The working directory.
+    pub cwd: PathBuf,
+    /// The umask.
+    pub umask: u32,
+    /// All limits.
+    pub limits: Vec<Limit>,
+    /// `NAME=VALUE` each.
+    pub environment: Vec<OsString>,
+}
+
+/// The first line of the file.
+const MAGIC: &[u8] = b"reraise context 1";
+
+/// The limits that are kept. What a system lacks is not in its list.
+const KEPT: &[Resource] = &[
+    Resource::RLIMIT_CORE,
+    Resource::RLIMIT_CPU,
+    Resource::RLIMIT_DATA,
+    Resource::RLIMIT_FSIZE,
+    Resource::RLIMIT_NOFILE,
+    Resource::RLIMIT_STACK,
+];
+
+/// The present umask. It can only be read by setting it.
+#[must_use]
+pub fn umask() -> u32 {
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    nix::sys::stat::umask(mask);
+    u32::from(mask.bits())
+}
+
+impl Context {
+    /// Ours, as it is now.
+    ///
+    /// # Errors
+    /// When the working directory is gone.
+    pub fn current(dir: &Path, logdir: &Path) -> io::Result<Self> {
+        let mut limits = Vec::new();
+        for &resource in KEPT {
+            let (soft, hard) = getrlimit(resource)?;
+            limits.push(Limit { resource: resource as i32, soft, hard });
+        }
+        let marker = |name: &OsStr| name == RUN_VARIABLE;
+        let environment = std::env::vars_os().filter(|(name, _)| !marker(name)).map(|(n, v)| {
+            let mut entry = n;
+            entry.push("=");
+            entry.push(v);
+            entry
+        });
+        Ok(Self {
+            dir: dir.to_owned(),
+            logdir: logdir.to_owned(),
+            cwd: std::env::current_dir()?,
+            umask: umask(),
+            limits,
+            environment: environment.collect(),
+        })
+    }
+
+    /// The value of a variable.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let value = self.environment.iter().find_map(|entry| {
+            entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+        });
+        value.map(|v| String::from_utf8_lossy(v).into_owned())
+    }
+
+    /// The environment for a launch, with the mark of the run.
+    #[must_use]
+    pub fn environment_of(&self, run: u64) -> Vec<CString> {
+        let mark = format!("{RUN_VARIABLE}={run:x}");
+        let entries = self.environment.iter().map(|e| e.as_bytes().to_vec());
+        entries.chain([mark.into_bytes()]).flat_map(CString::new).collect()
+    }
+
+    /// As it is kept and sent: fields that end with NUL.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut field = |key: &str, value: &[u8]| {
+            out.extend_from_slice(key.as_bytes());
+            out.extend_from_slice(value);
+            out.push(0);
+        };
+        field("", MAGIC);
+        field("dir=", self.dir.as_os_str().as_bytes());
+        field("logdir=", self.logdir.as_os_str().as_bytes());
+        field("cwd=", self.cwd.as_os_str().as_bytes());
+        field("umask=", format!("{:o}", self.umask).as_bytes());
+        for l in &self.limits {
+            field("limit=", format!("{} {} {}", l.resource, l.soft, l.hard).as_bytes());
+        }
+        for entry in &self.environment {
+            field("env=", entry.as_bytes());
+        }
+        field("", b"end");
+        out
+    }
+
+    /// Reads what [`Self::encode`] wrote, whole or not at all.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = bytes.strip_suffix(b"\0end\0")?.split(|&b| b == 0);
+        if fields.next()? != MAGIC {
+            return None;
+        }
+        let path = |value: &[u8]| PathBuf::from(OsString::from_vec(value.to_vec()));
+        let mut found = Self {
+            dir: PathBuf::new(),
+            logdir: PathBuf::new(),
+            cwd: PathBuf::new(),
+            umask: 0o022,
+            limits: Vec::new(),
+            environment: Vec::new(),
+        };
+        for field in fields {
+            let at = field.iter().position(|&b| b == b'=')?;
+            let (key, value) = (&field[..at], &field[at + 1..]);
+            match key {
+                b"dir" => found.dir = path(value),
+                b"logdir" => found.logdir = path(value),
+                b"cwd" => found.cwd = path(value),
+                b"umask" => {
+                    found.umask = u32::from_str_radix(str::from_utf8(value).ok()?, 8).ok()?;
+                }
+                b"limit" => {
+                    let mut numbers = str::from_utf8(value).ok()?.split(' ');
+                    let resource = numbers.next()?.parse().ok()?;
+                    let soft = numbers.next()?.parse().ok()?;
+                    let hard = numbers.next()?.parse().ok()?;
+                    found.limits.push(Limit { resource, soft, hard });
+                }
+                b"env" => found.environment.push(OsString::from_vec(value.to_vec())),
+                _ => {}
+            }
+        }
+        found.dir.is_absolute().then_some(found)
+    }
+
+    /// Reads the kept one; `None` when there is none that makes sense.
+    #[must_use]
+    pub fn read(path: &Path) -> Option<Self> {
+        Self::decode(&std::fs::read(path).ok()?)
+    }
+
+    /// Keeps an encoded one, replacing the old one in a single step.
+    ///
+    /// # Errors
+    /// As `open(2)`, `write(2)` and `rename(2)`.
+    pub fn keep(encoded: &[u8], path: &Path) -> io::Result<()> {
+        let scratch = path.with_extension("new");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(&scratch)?.write_all(encoded)?;
+        std::fs::rename(&scratch, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comes_back_as_it_went() {
+        let mut context = Context::current(Path::new("/d"), Path::new("/l")).unwrap();
+        context.environment.push(OsString::from_vec(b"ODD=\xff\n=x".to_vec()));
+        assert_eq!(Context::decode(&context.encode()), Some(context.clone()));
+        assert_eq!(context.limits.len(), KEPT.len());
+    }
+
+    #[test]
+    fn a_torn_one_is_none() {
+        let whole = Context::current(Path::new("/d"), Path::new("/l")).unwrap().encode();
+        for cut in 0..whole.len() {
+            assert_eq!(Context::decode(&whole[..cut]), None, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_service_never_inherits_the_mark_of_another_run() {
+        let mut context = Context::current(Path::new("/d"), Path::new("/l")).unwrap();
+        context.environment = vec!["A=1".into()];
+        let entries = context.environment_of(0xab);
+        assert_eq!(entries, [c"A=1".to_owned(), c"RERAISE_RUN=ab".to_owned()]);
+    }
+}

@@ -1,0 +1,264 @@
+//! The run slot: what a worker must know to take over a run that another worker
+//! launched. It is written in place, because a rename over an existing file is
+//! flushed by some file systems and this stands between a death and the next
+//! exec; so it carries a checksum, and a reader that meets it half written reads
+//! again. Only the holder of the service's lock writes it.
+//!
+//! The wait status of an adopted run lies in a file of its own, since another
+//! process writes it: the keeper, before it reaps.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::backend::ProcessId;
+
+/// What a worker was doing when it last wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Phase {
+    /// No run, and none due.
+    #[default]
+    Idle = 0,
+    /// A process waits at the gate, or has just passed it.
+    Launching = 1,
+    /// The program runs.
+    Up = 2,
+    /// Nothing runs; it is raised again at [`Slot::until`].
+    Delay = 3,
+    /// It is being ended for good.
+    Stopping = 4,
+    /// It is being ended to be raised again.
+    Restarting = 5,
+    /// It ended; what it left is being ended.
+    Clearing = 6,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Slot {
+    /// What the worker was doing.
+    pub phase: Phase,
+    /// Whether a run of this service ever lasted `start_sec`.
+    pub started: bool,
+    /// Failed starts in a row.
+    pub failures: u32,
+    /// The main process of the run.
+    pub pid: i32,
+    /// Its identity.
+    pub born: u64,
+    /// The run's number, see [`crate::backend::RUN_VARIABLE`].
+    pub run: u64,
+    /// This boot; pids of another mean nothing.
+    pub boot: u64,
+    /// This pid namespace; likewise.
+    pub space: u64,
+    /// When the program began, nanoseconds of the monotonic clock.
+    pub since: u64,
+    /// The end of a delay, nanoseconds of the monotonic clock.
+    pub until: u64,
+    /// How often the service was raised since it was started.
+    pub raised: u32,
+}
+
+/// Length on disk.
+const SIZE: usize = 96;
+/// The first bytes; the last one is the version.
+const MAGIC: [u8; 8] = *b"reraise\x01";
+
+impl Slot {
+    /// The process of the run.
+    #[must_use]
+    pub fn process(&self) -> ProcessId {
+        ProcessId { pid: self.pid, born: self.born }
+    }
+
+    fn encode(&self) -> [u8; SIZE] {
+        let mut out = [0; SIZE];
+        out[..8].copy_from_slice(&MAGIC);
+        out[8] = self.phase as u8;
+        out[9] = u8::from(self.started);
+        out[12..16].copy_from_slice(&self.failures.to_le_bytes());
+        out[16..20].copy_from_slice(&self.pid.to_le_bytes());
+        out[20..24].copy_from_slice(&self.raised.to_le_bytes());
+        let numbers = [self.born, self.run, self.boot, self.space, self.since, self.until];
+        for (i, number) in numbers.iter().enumerate() {
+            out[24 + 8 * i..32 + 8 * i].copy_from_slice(&number.to_le_bytes());
+        }
+        let sum = checksum(&out[..SIZE - 8]);
+        out[SIZE - 8..].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8; SIZE]) -> Option<Self> {
+        let number = |at: usize| {
+            bytes[at..at + 8].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b))
+        };
+        if bytes[..8] != MAGIC || number(SIZE - 8) != checksum(&bytes[..SIZE - 8]) {
+            return None;
+        }
+        let half = |at: usize| (number(at) & 0xffff_ffff) as u32;
+        let phase = match bytes[8] {
+            1 => Phase::Launching,
+            2 => Phase::Up,
+            3 => Phase::Delay,
+            4 => Phase::Stopping,
+            5 => Phase::Restarting,
+            6 => Phase::Clearing,
+            _ => Phase::Idle,
+        };
+        Some(Self {
+            phase,
+            started: bytes[9] != 0,
+            failures: half(12),
+            pid: half(16).cast_signed(),
+            raised: half(20),
+            born: number(24),
+            run: number(32),
+            boot: number(40),
+            space: number(48),
+            since: number(56),
+            until: number(64),
+        })
+    }
+}
+
+/// FNV-1a, 64 bits: tells a torn write, which is all that is asked of it.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// The slot's file, held open by the worker so that a write needs no lookup.
+#[derive(Debug)]
+pub struct SlotFile(File);
+
+impl SlotFile {
+    /// Opens or makes it.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.custom_flags(libc::O_NOFOLLOW).open(path).map(Self)
+    }
+
+    /// Writes it in place.
+    ///
+    /// # Errors
+    /// As `write(2)`; a full disk only when the file is new.
+    pub fn write(&self, slot: &Slot) -> io::Result<()> {
+        self.0.write_all_at(&slot.encode(), 0)
+    }
+
+    /// What is in it; `None` when that is nothing sensible.
+    #[must_use]
+    pub fn read(&self) -> Option<Slot> {
+        let mut bytes = [0; SIZE];
+        // A writer needs far less time for 96 bytes than we for another look.
+        (0..8).find_map(|_| {
+            self.0.read_exact_at(&mut bytes, 0).ok()?;
+            Slot::decode(&bytes)
+        })
+    }
+}
+
+/// Reads a slot for someone who does not write it.
+#[must_use]
+pub fn read(path: &Path) -> Option<Slot> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_NOFOLLOW).open(path).ok()?;
+    SlotFile(file).read()
+}
+
+/// Leaves the wait status of run `run` for its worker.
+///
+/// # Errors
+/// As `open(2)` and `write(2)`.
+pub fn leave_status(path: &Path, run: u64, status: i32) -> io::Result<()> {
+    let mut bytes = [0; 24];
+    bytes[..8].copy_from_slice(&run.to_le_bytes());
+    bytes[8..12].copy_from_slice(&status.to_le_bytes());
+    let sum = checksum(&bytes[..16]);
+    bytes[16..].copy_from_slice(&sum.to_le_bytes());
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(libc::O_NOFOLLOW).open(path)?.write_all_at(&bytes, 0)
+}
+
+/// The wait status that was left for run `run`.
+#[must_use]
+pub fn left_status(path: &Path, run: u64) -> Option<i32> {
+    let bytes: [u8; 24] = fs::read(path).ok()?.try_into().ok()?;
+    let word = |at: usize| {
+        bytes[at..at + 8].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b))
+    };
+    let is_whole = word(16) == checksum(&bytes[..16]) && word(0) == run;
+    is_whole.then(|| i32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Slot {
+        Slot {
+            phase: Phase::Restarting,
+            started: true,
+            failures: 3,
+            pid: -7,
+            born: u64::MAX,
+            run: 1,
+            boot: 2,
+            space: 3,
+            since: 4,
+            until: 5,
+            raised: 6,
+        }
+    }
+
+    #[test]
+    fn comes_back_as_it_went() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = SlotFile::open(&dir.path().join("run")).unwrap();
+        assert_eq!(file.read(), None);
+        file.write(&sample()).unwrap();
+        assert_eq!(file.read(), Some(sample()));
+        assert_eq!(read(&dir.path().join("run")), Some(sample()));
+    }
+
+    #[test]
+    fn any_flipped_bit_is_seen() {
+        let whole = sample().encode();
+        for bit in 0..SIZE * 8 {
+            let mut torn = whole;
+            torn[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Slot::decode(&torn), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn any_mixture_of_two_writes_is_seen() {
+        let (old, new) = (Slot::default().encode(), sample().encode());
+        for cut in 1..SIZE {
+            let mut torn = old;
+            torn[..cut].copy_from_slice(&new[..cut]);
+            assert!(torn == old || torn == new || Slot::decode(&torn).is_none(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_for_one_run_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("exit");
+        assert_eq!(left_status(&path, 9), None);
+        leave_status(&path, 9, 256).unwrap();
+        assert_eq!(left_status(&path, 9), Some(256));
+        assert_eq!(left_status(&path, 8), None);
+        fs::write(&path, b"torn").unwrap();
+        assert_eq!(left_status(&path, 9), None);
+    }
+}

@@ -1,0 +1,502 @@
+//! What a worker does next, decided without doing it. [`Machine::step`] takes
+//! what happened and the time, changes the state and answers with what is to
+//! be done; it reads no file, sends no signal and asks no clock.
+//!
+//! ```text
+//!            ┌────────────── again at once, or Delay ◄────────────┐
+//!            ▼                                                    │
+//! Down ──► Launching ──► Starting ──start_sec──► Running ──► (it ended)
+//!                           │                       │             │
+//!                           └──── stop, restart ────┤             ▼
+//!                                                   ▼          Clearing
+//!                              Over ◄──────────  Stopping
+//! ```
+
+use std::time::Duration;
+
+use crate::backend::{Exit, LaunchError, Signal};
+use crate::config::Config;
+use crate::supervise::ladder::{Climb, Whom};
+use crate::supervise::policy::{self, History, Verdict};
+
+/// Where a service is. Times are those of [`crate::backend::ProcessBackend::now`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Nothing has been started yet.
+    Down,
+    /// A process was forked; whether its program runs is not known yet.
+    Launching,
+    /// The program runs, but has not yet lasted `start_sec`.
+    Starting {
+        /// When it will have.
+        until: Duration,
+    },
+    /// It started successfully.
+    Running,
+    /// It fell and is raised again at this time.
+    Delay {
+        /// When.
+        until: Duration,
+    },
+    /// It fell; what it left behind is being ended before anything follows.
+    Clearing {
+        /// The signals so far.
+        climb: Climb,
+        /// When the next one is due.
+        until: Duration,
+        /// What follows.
+        then: After,
+    },
+    /// It is being ended because somebody asked for that.
+    Stopping {
+        /// The signals so far.
+        climb: Climb,
+        /// When the next one is due.
+        until: Duration,
+        /// Whether it is raised again afterwards.
+        again: bool,
+    },
+    /// The worker has nothing more to do.
+    Over(Outcome),
+}
+
+/// What follows when the rest of a dead run is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// The policy decides.
+    Decide {
+        /// How the run ended.
+        exit: Exit,
+        /// How long it lasted.
+        lasted: Duration,
+    },
+    /// It is raised, because somebody asked for a restart meanwhile.
+    Again,
+    /// Nothing, because somebody asked for a stop meanwhile.
+    Stop,
+}
+
+/// Why a worker has nothing more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Stopped as asked; nothing is left.
+    Stopped,
+    /// Stopped as asked, but processes outlived the whole ladder.
+    Survived,
+    /// There was nothing to stop or to restart.
+    NotRunning,
+    /// It ended, and the policy gives up.
+    Failed(Exit),
+    /// It could not be launched, and the policy gives up.
+    Unlaunchable(LaunchError),
+    /// It ended, and that was the end of its work (`config_restart`).
+    Done(Exit),
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// Somebody asked for the service to run.
+    Start,
+    /// Somebody asked for it to end.
+    Stop,
+    /// Somebody asked for it to end without further patience.
+    StopNow,
+    /// Somebody asked for it to be raised anew, if it runs.
+    Restart,
+    /// The program runs.
+    Launched,
+    /// The program could not be executed, or no process could be forked.
+    LaunchFailed(LaunchError),
+    /// The main process ended.
+    Ended {
+        /// How.
+        exit: Exit,
+        /// Whether nothing is left of its tree.
+        alone: bool,
+    },
+    /// Nothing is left of the tree of a main process that ended before.
+    Alone,
+    /// Time has passed.
+    Deadline,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Action {
+    /// Read the configuration anew and launch.
+    Spawn,
+    /// Signal these processes of the run.
+    Signal(Signal, Whom),
+    /// Say that processes outlived the ladder.
+    NameSurvivors,
+}
+
+/// How long to wait before a fork is tried again that failed for want of
+/// memory, processes or descriptors; that is no fault of the service.
+const SHORTAGE: Duration = Duration::from_secs(1);
+
+/// One service's state and everything that decides its next.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// The configuration of the present run.
+    pub config: Config,
+    state: State,
+    history: History,
+    since: Duration,
+    last: Option<Exit>,
+    /// Whether the main process of the present run has not been seen to end.
+    is_alive: bool,
+    /// Varies the jitter from service to service.
+    seed: u64,
+}
+
+impl Machine {
+    /// A service that does not run.
+    #[must_use]
+    pub fn new(config: Config, seed: u64) -> Self {
+        let (history, since) = (History::default(), Duration::ZERO);
+        Self { config, state: State::Down, history, since, last: None, is_alive: false, seed }
+    }
+
+    /// A service that a former worker launched at `since`. It counts as running
+    /// as soon as it has lasted long enough; `history` goes on.
+    #[must_use]
+    pub fn adopted(config: Config, seed: u64, since: Duration, history: History) -> Self {
+        let until = since + config.start_sec;
+        let state = State::Starting { until };
+        Self { config, state, history, since, last: None, is_alive: true, seed }
+    }
+
+    /// A service whose former worker waited to raise it at `until`.
+    #[must_use]
+    pub fn waiting(config: Config, seed: u64, until: Duration, history: History) -> Self {
+        let since = Duration::ZERO;
+        let state = State::Delay { until };
+        Self { config, state, history, since, last: None, is_alive: false, seed }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What the policy remembers.
+    #[must_use]
+    pub fn history(&self) -> History {
+        self.history
+    }
+
+    /// When the present run began to execute its program.
+    #[must_use]
+    pub fn since(&self) -> Duration {
+        self.since
+    }
+
+    /// Whether the main process of the present run has not been seen to end.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.is_alive
+    }
+
+    /// How the last run ended.
+    #[must_use]
+    pub fn last_exit(&self) -> Option<Exit> {
+        self.last
+    }
+
+    /// When [`Input::Deadline`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        match self.state {
+            State::Starting { until }
+            | State::Delay { until }
+            | State::Clearing { until, .. }
+            | State::Stopping { until, .. } => Some(until),
+            State::Down | State::Launching | State::Running | State::Over(_) => None,
+        }
+    }
+
+    /// Takes one input. At most two actions come back, to be done in order.
+    #[must_use]
+    pub fn step(&mut self, input: Input, now: Duration) -> Vec<Action> {
+        match input {
+            Input::Start => self.on_start(),
+            Input::Stop => self.on_stop(now, false),
+            Input::StopNow => self.on_stop(now, true),
+            Input::Restart => self.on_restart(now),
+            Input::Launched => self.on_launched(now),
+            Input::LaunchFailed(error) => self.on_launch_failed(error, now),
+            Input::Ended { exit, alone } => self.on_ended(exit, alone, now),
+            Input::Alone => self.on_alone(now),
+            Input::Deadline => self.on_deadline(now),
+        }
+    }
+
+    fn on_start(&mut self) -> Vec<Action> {
+        match &mut self.state {
+            State::Down | State::Delay { .. } => {
+                self.history = History::default();
+                self.spawn()
+            }
+            // The user has changed their mind: what is going down comes up again.
+            State::Stopping { again, .. } => {
+                *again = true;
+                self.history = History::default();
+                Vec::new()
+            }
+            State::Clearing { then, .. } => {
+                *then = After::Again;
+                Vec::new()
+            }
+            // It runs already; the loop says so.
+            State::Launching | State::Starting { .. } | State::Running => Vec::new(),
+            // The keeper sends nothing to a worker that is over.
+            State::Over(_) => Vec::new(),
+        }
+    }
+
+    fn on_stop(&mut self, now: Duration, hurried: bool) -> Vec<Action> {
+        match &mut self.state {
+            State::Down | State::Delay { .. } => self.over(Outcome::Stopped),
+            State::Launching | State::Starting { .. } | State::Running => {
+                self.climb_down(now, hurried, false)
+            }
+            State::Clearing { then, climb, until } => {
+                *then = After::Stop;
+                if hurried { Self::hurry(climb, until, now) } else { Vec::new() }
+            }
+            State::Stopping { again, climb, until } => {
+                *again = false;
+                if hurried { Self::hurry(climb, until, now) } else { Vec::new() }
+            }
+            State::Over(_) => Vec::new(),
+        }
+    }
+
+    fn on_restart(&mut self, now: Duration) -> Vec<Action> {
+        match &mut self.state {
+            State::Launching | State::Starting { .. } | State::Running => {
+                self.climb_down(now, false, true)
+            }
+            State::Delay { .. } => self.spawn(),
+            State::Clearing { then: then @ After::Decide { .. }, .. } => {
+                *then = After::Again;
+                Vec::new()
+            }
+            // On its way already, or on its way down: restart starts nothing.
+            State::Clearing { then: After::Again | After::Stop, .. }
+            | State::Stopping { .. }
+            | State::Down
+            | State::Over(_) => Vec::new(),
+        }
+    }
+
+    fn on_launched(&mut self, now: Duration) -> Vec<Action> {
+        match self.state {
+            State::Launching => {
+                self.since = now;
+                self.state = State::Starting { until: now + self.config.start_sec };
+                Vec::new()
+            }
+            // Asked to stop between fork and exec.
+            State::Stopping { .. } => Vec::new(),
+            // Only a launching process can report.
+            State::Down
+            | State::Starting { .. }
+            | State::Running
+            | State::Delay { .. }
+            | State::Clearing { .. }
+            | State::Over(_) => Vec::new(),
+        }
+    }
+
+    fn on_launch_failed(&mut self, error: LaunchError, now: Duration) -> Vec<Action> {
+        self.is_alive = false;
+        match self.state {
+            State::Stopping { again: false, .. } => self.over(Outcome::Stopped),
+            State::Launching | State::Stopping { again: true, .. } => {
+                if error.is_temporary() && self.history.started {
+                    self.state = State::Delay { until: now + SHORTAGE };
+                    return Vec::new();
+                }
+                let exit = Exit::Code(error.exit_code());
+                self.last = Some(exit);
+                match self.decide(exit, Duration::ZERO, now) {
+                    Some(Outcome::Failed(_) | Outcome::Done(_)) => {
+                        self.over(Outcome::Unlaunchable(error))
+                    }
+                    Some(other) => self.over(other),
+                    None => self.resume(),
+                }
+            }
+            State::Down
+            | State::Starting { .. }
+            | State::Running
+            | State::Delay { .. }
+            | State::Clearing { .. }
+            | State::Over(_) => Vec::new(),
+        }
+    }
+
+    fn on_ended(&mut self, exit: Exit, alone: bool, now: Duration) -> Vec<Action> {
+        self.is_alive = false;
+        match &mut self.state {
+            State::Launching | State::Starting { .. } | State::Running => {
+                self.last = Some(exit);
+                let lasted = now.saturating_sub(self.since);
+                let then = After::Decide { exit, lasted };
+                if alone {
+                    return self.after(then, now);
+                }
+                let climb = Climb::clearing();
+                let (signal, whom, wait) = climb.rung();
+                self.state = State::Clearing { climb, until: now + wait, then };
+                vec![Action::Signal(signal, whom)]
+            }
+            State::Stopping { again, climb, .. } => {
+                self.last = Some(exit);
+                if alone {
+                    let again = *again;
+                    return self.stopped(again, Outcome::Stopped);
+                }
+                // Those that were spared so far have not heard yet.
+                let (signal, whom, _) = climb.rung();
+                if whom == Whom::Tree {
+                    return Vec::new();
+                }
+                climb.take_all();
+                vec![Action::Signal(signal, Whom::Tree)]
+            }
+            // There is no main process in these.
+            State::Down | State::Delay { .. } | State::Clearing { .. } | State::Over(_) => {
+                Vec::new()
+            }
+        }
+    }
+
+    fn on_alone(&mut self, now: Duration) -> Vec<Action> {
+        match self.state {
+            State::Clearing { then, .. } => self.after(then, now),
+            State::Stopping { again, .. } => self.stopped(again, Outcome::Stopped),
+            State::Down
+            | State::Launching
+            | State::Starting { .. }
+            | State::Running
+            | State::Delay { .. }
+            | State::Over(_) => Vec::new(),
+        }
+    }
+
+    fn on_deadline(&mut self, now: Duration) -> Vec<Action> {
+        if self.deadline().is_none_or(|due| now < due) {
+            return Vec::new();
+        }
+        match &mut self.state {
+            State::Starting { .. } => {
+                self.history = History { started: true, failures: 0 };
+                self.state = State::Running;
+                Vec::new()
+            }
+            State::Delay { .. } => self.spawn(),
+            State::Clearing { climb, until, then } => {
+                if climb.advance() {
+                    let (signal, whom, wait) = climb.rung();
+                    *until = now + wait;
+                    return vec![Action::Signal(signal, whom)];
+                }
+                // Nothing ends them: the service matters more than waiting.
+                let then = *then;
+                let mut actions = self.after(then, now);
+                actions.insert(0, Action::NameSurvivors);
+                actions
+            }
+            State::Stopping { climb, until, again } => {
+                if climb.advance() {
+                    let (signal, whom, wait) = climb.rung();
+                    *until = now + wait;
+                    return vec![Action::Signal(signal, whom)];
+                }
+                let again = *again;
+                let mut actions = vec![Action::NameSurvivors];
+                if again && self.is_alive {
+                    // Nothing ends it, and a second copy must not start beside
+                    // it: it stays watched as it is.
+                    self.state = State::Running;
+                } else {
+                    actions.extend(self.stopped(again, Outcome::Survived));
+                }
+                actions
+            }
+            State::Down | State::Launching | State::Running | State::Over(_) => Vec::new(),
+        }
+    }
+
+    fn climb_down(&mut self, now: Duration, hurried: bool, again: bool) -> Vec<Action> {
+        let mut climb = Climb::new(&self.config.stop, self.config.stop_to);
+        if hurried {
+            climb.hurry();
+        }
+        let (signal, whom, wait) = climb.rung();
+        self.state = State::Stopping { climb, until: now + wait, again };
+        vec![Action::Signal(signal, whom)]
+    }
+
+    fn hurry(climb: &mut Climb, until: &mut Duration, now: Duration) -> Vec<Action> {
+        climb.hurry();
+        let (signal, whom, wait) = climb.rung();
+        *until = now + wait;
+        vec![Action::Signal(signal, whom)]
+    }
+
+    fn after(&mut self, then: After, now: Duration) -> Vec<Action> {
+        match then {
+            After::Again => self.spawn(),
+            After::Stop => self.over(Outcome::Stopped),
+            After::Decide { exit, lasted } => match self.decide(exit, lasted, now) {
+                Some(outcome) => self.over(outcome),
+                None => self.resume(),
+            },
+        }
+    }
+
+    /// Asks the policy. `None`: it is to be raised, now or at the end of the
+    /// delay that is now the state.
+    fn decide(&mut self, exit: Exit, lasted: Duration, now: Duration) -> Option<Outcome> {
+        let seed = self.seed ^ now.as_nanos() as u64;
+        let (verdict, history) = policy::decide(&self.config, exit, lasted, self.history, seed);
+        self.history = history;
+        match verdict {
+            Verdict::Again { delay } => {
+                self.state = State::Delay { until: now + delay };
+                if delay.is_zero() {
+                    self.state = State::Down;
+                }
+                None
+            }
+            Verdict::GiveUp => Some(Outcome::Failed(exit)),
+            Verdict::Done => Some(Outcome::Done(exit)),
+        }
+    }
+
+    fn resume(&mut self) -> Vec<Action> {
+        if self.state == State::Down { self.spawn() } else { Vec::new() }
+    }
+
+    fn stopped(&mut self, again: bool, outcome: Outcome) -> Vec<Action> {
+        if again { self.spawn() } else { self.over(outcome) }
+    }
+
+    fn spawn(&mut self) -> Vec<Action> {
+        self.state = State::Launching;
+        self.is_alive = true;
+        vec![Action::Spawn]
+    }
+
+    fn over(&mut self, outcome: Outcome) -> Vec<Action> {
+        self.state = State::Over(outcome);
+        Vec::new()
+    }
+}

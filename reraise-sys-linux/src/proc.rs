@@ -22,8 +22,8 @@ pub(crate) struct Stat {
 impl Stat {
     pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         let mut buffer = [0; 1024];
-        let read = fs::File::open(format!("/proc/{pid}/stat"))
-            .and_then(|mut f| f.read(&mut buffer));
+        let read =
+            fs::File::open(format!("/proc/{pid}/stat")).and_then(|mut f| f.read(&mut buffer));
         match read {
             Ok(n) => Ok(Self::parse(&buffer[..n])),
             Err(e) if is_gone(&e) => Ok(None),

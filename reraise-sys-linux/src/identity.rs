@@ -134,7 +134,8 @@ pub fn send(pid: i32, identity: u64, signal: Signal) -> io::Result<bool> {
         };
     }
     let Some(fd) = open(pid)? else { return Ok(false) };
-    if identity_of(pid, fd.as_fd())? != Some(identity) {
+    // The kernel accepts a signal for a zombie; nobody would get it.
+    if identity_of(pid, fd.as_fd())? != Some(identity) || has_ended(fd.as_fd())? {
         return Ok(false);
     }
     // Every signal that nix names exists in rustix under the same number.

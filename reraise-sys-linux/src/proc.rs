@@ -13,6 +13,8 @@ pub(crate) struct Stat {
     pub(crate) ppid: i32,
     pub(crate) pgid: i32,
     pub(crate) sid: i32,
+    /// Threads that have not ended.
+    threads: u32,
     /// Ticks since boot.
     pub(crate) start: u64,
     /// Wait status; zero while it lives, or for another user's process.
@@ -22,8 +24,8 @@ pub(crate) struct Stat {
 impl Stat {
     pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         let mut buffer = [0; 1024];
-        let read = fs::File::open(format!("/proc/{pid}/stat"))
-            .and_then(|mut f| f.read(&mut buffer));
+        let read =
+            fs::File::open(format!("/proc/{pid}/stat")).and_then(|mut f| f.read(&mut buffer));
         match read {
             Ok(n) => Ok(Self::parse(&buffer[..n])),
             Err(e) if is_gone(&e) => Ok(None),
@@ -41,13 +43,16 @@ impl Stat {
         let ppid = fields.next()?.parse().ok()?;
         let pgid = fields.next()?.parse().ok()?;
         let sid = fields.next()?.parse().ok()?;
-        let start = fields.nth(15)?.parse().ok()?;
+        let threads = fields.nth(13)?.parse().ok()?;
+        let start = fields.nth(1)?.parse().ok()?;
         let exit = fields.nth(29).and_then(|f| f.parse().ok()).unwrap_or(0);
-        Some(Self { state, ppid, pgid, sid, start, exit })
+        Some(Self { state, ppid, pgid, sid, threads, start, exit })
     }
 
+    /// Whether it has ended. When only the first thread has (`pthread_exit` in
+    /// `main`), that thread shows as a zombie and the process lives.
     pub(crate) fn is_dead(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
+        matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
 }
 
@@ -185,12 +190,22 @@ mod tests {
     #[test]
     fn a_command_name_may_hold_anything() {
         let tail = "S 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 \
-                    0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 256";
+                    0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 256";
         for name in ["sh", "a b", "x) R 1 (", ")", "\n"] {
             let line = format!("5 ({name}) {tail}");
             let s = Stat::parse(line.as_bytes()).unwrap();
             assert_eq!((s.state, s.ppid, s.pgid, s.sid), (b'S', 7, 8, 9), "{name}");
-            assert_eq!((s.start, s.exit), (4242, 256), "{name}");
+            assert_eq!((s.threads, s.start, s.exit), (1, 4242, 256), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_zombie_with_other_threads_lives() {
+        for (state, threads, is_dead) in
+            [("S", 1, false), ("Z", 0, true), ("Z", 1, true), ("Z", 2, false), ("X", 1, true)]
+        {
+            let line = format!("5 (sh) {state} 7 8 9 0 -1 0 1 2 3 4 5 6 7 8 20 0 {threads} 0 4242");
+            assert_eq!(Stat::parse(line.as_bytes()).unwrap().is_dead(), is_dead, "{line}");
         }
     }
 

@@ -74,6 +74,8 @@ impl EventQueue {
         if identity::born(pid)? != Some(identity) {
             return Ok(false);
         }
+        // A former holder of this pid, of whose end nobody has asked yet.
+        self.take(pid);
         if let Some(fd) = &fd {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, PROCESS | pid as u64);
             self.epoll.add(fd, event)?;
@@ -84,7 +86,18 @@ impl EventQueue {
 
     /// Takes back [`Self::watch_process`].
     pub fn forget_process(&mut self, pid: i32) {
-        self.watched.remove(&pid);
+        self.take(pid);
+    }
+
+    /// Closing the pidfd would not do: a process that we have forked may hold a
+    /// copy, and epoll(7) goes on reporting until the last one is closed.
+    fn take(&mut self, pid: i32) -> Option<Watched> {
+        let watched = self.watched.remove(&pid)?;
+        if let Some(fd) = &watched.fd {
+            // An error would say that it is not there, which is what is asked.
+            let _ = self.epoll.delete(fd);
+        }
+        Some(watched)
     }
 
     /// Reports input (or the end of input, or an error) on a descriptor for as
@@ -175,9 +188,43 @@ impl EventQueue {
             return Ok(Some(Event::Readable(data)));
         }
         let pid = (data & !PROCESS) as i32;
-        let Some(watched) = self.watched.remove(&pid) else { return Ok(None) };
+        let Some(watched) = self.take(pid) else { return Ok(None) };
         let held = watched.fd.as_ref().map(AsFd::as_fd);
         let status = identity::exit_status(pid, watched.identity, held);
         Ok(Some(Event::Ended { pid, status }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_forgotten_process_is_silent_though_a_fork_holds_its_pidfd() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id() as i32;
+        let mut queue = EventQueue::new(&[]).unwrap();
+        assert!(queue.watch_process(pid, identity::born(pid).unwrap().unwrap()).unwrap());
+        let held = queue.watched[&pid].fd.as_ref().map(|fd| fd.try_clone().unwrap());
+        queue.forget_process(pid);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(queue.next(Some(Duration::ZERO)).unwrap(), None);
+        drop(held);
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_reported_once() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id() as i32;
+        let mut queue = EventQueue::new(&[]).unwrap();
+        assert!(queue.watch_process(pid, identity::born(pid).unwrap().unwrap()).unwrap());
+        let held = queue.watched[&pid].fd.as_ref().map(|fd| fd.try_clone().unwrap());
+        drop(child.stdin.take());
+        assert_eq!(queue.next(None).unwrap(), Some(Event::Ended { pid, status: Some(0) }));
+        assert_eq!(queue.next(Some(Duration::ZERO)).unwrap(), None);
+        child.wait().unwrap();
+        drop(held);
     }
 }

@@ -180,6 +180,13 @@ pub struct Tree {
 /// Second to lineage: programs that set their title overwrite it.
 pub const RUN_VARIABLE: &str = "RERAISE_RUN";
 
+/// The entry of the environment that marks this run.
+#[must_use]
+pub fn run_entry(run: u64) -> CString {
+    // Neither the name nor a hexadecimal number holds a NUL.
+    CString::new(format!("{RUN_VARIABLE}={run:016x}")).unwrap_or_default()
+}
+
 /// Something that happened to a supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {

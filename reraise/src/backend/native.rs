@@ -1,0 +1,460 @@
+//! The system we are compiled for.
+//!
+//! The `reraise-sys-*` crates know a kernel and nothing of Reraise; they export
+//! the same items, which the table below proves at compile time. What POSIX
+//! gives everywhere (fork, exec, wait, lstat) is written here and in `spawn`,
+//! once. Nothing outside this file says `sys`.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{geteuid, getpid, getsid};
+
+use super::spawn;
+use super::{
+    Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Tree, run_entry,
+};
+
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "linux")] {
+        use reraise_sys_linux as sys;
+    } else if #[cfg(any(
+        target_os = "freebsd",
+        target_os = "dragonfly",
+        target_os = "netbsd",
+        target_os = "openbsd",
+    ))] {
+        use reraise_sys_bsd as sys;
+    } else if #[cfg(target_os = "macos")] {
+        use reraise_sys_macos as sys;
+    } else {
+        compile_error!(
+            "Reraise runs on Linux, FreeBSD, DragonFly, NetBSD, OpenBSD and macOS. \
+             For another system write a crate that exports the items of the table \
+             in reraise/src/backend/native.rs, and add it to the list above that table."
+        );
+    }
+}
+
+pub use sys::{
+    KEEPS_ORPHANS, become_subreaper, boot_id, close_from, disable_pidfd, fork_beside, parent,
+    peek_child, pid_space, set_title,
+};
+
+/// What the system crates must export. One that drifts fails here, on its line.
+mod contract {
+    use super::sys;
+    use nix::sys::signal::Signal;
+    use std::ffi::CStr;
+    use std::io::Result;
+    use std::os::fd::BorrowedFd;
+    use std::time::Duration;
+
+    const _: fn(i32) -> Result<Option<u64>> = sys::born;
+    const _: fn(i32, u64, Signal) -> Result<bool> = sys::send;
+    const _: fn(i32, u64, Option<BorrowedFd<'_>>) -> Option<i32> = sys::exit_status;
+    const _: fn() -> Result<bool> = sys::become_subreaper;
+    const _: bool = sys::KEEPS_ORPHANS;
+    const _: fn(i32) = sys::close_from;
+    const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_beside;
+    const _: fn() -> i32 = sys::parent;
+    const _: fn() -> Result<Option<(i32, i32)>> = sys::peek_child;
+    const _: fn(&CStr) = sys::set_title;
+    const _: fn() -> Result<u64> = sys::boot_id;
+    const _: fn() -> Result<u64> = sys::pid_space;
+    const _: fn() -> Result<Vec<sys::Process>> = sys::processes;
+    const _: fn(i32) -> Result<Vec<i32>> = sys::descendants;
+    const _: fn(i32, &[u8]) -> bool = sys::carries;
+    const _: fn() = sys::disable_pidfd;
+    const _: fn(&[Signal]) -> Result<sys::EventQueue> = sys::EventQueue::new;
+    const _: fn(&mut sys::EventQueue, i32, u64) -> Result<bool> = sys::EventQueue::watch_process;
+    const _: fn(&mut sys::EventQueue, i32) = sys::EventQueue::forget_process;
+    const _: fn(&mut sys::EventQueue, BorrowedFd<'_>, u64) -> Result<()> =
+        sys::EventQueue::watch_readable;
+    const _: fn(&mut sys::EventQueue, BorrowedFd<'_>) = sys::EventQueue::forget_readable;
+    const _: fn(&mut sys::EventQueue, Option<Duration>) -> Result<Option<sys::Event>> =
+        sys::EventQueue::next;
+}
+
+/// The token of [`Native::listen`]; a child's launch report has its pid.
+const INPUT: u64 = 0;
+
+/// A process that was spawned and has not been reported as ended.
+struct Child {
+    id: ProcessId,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Waits at the gate, whose key is this.
+    Gated(OwnedFd),
+    /// On its way to `execve`; here it will say how that went.
+    Released(OwnedFd),
+    /// It said that it could not, and is about to end.
+    Failed(LaunchError),
+    Launched,
+}
+
+/// The one real [`ProcessBackend`]. For a process with a single thread: it
+/// forks, and blocks signals for the thread that makes it.
+pub struct Native {
+    queue: sys::EventQueue,
+    children: Vec<Child>,
+    /// Processes that are not our children, or were not when we were asked.
+    watched: Vec<ProcessId>,
+    pending: VecDeque<Event>,
+    keeps_orphans: bool,
+    /// The caller asked for SIGCHLD itself, see [`Native::new`].
+    leaves_reaping: bool,
+}
+
+impl Native {
+    /// Takes charge of this process: the signals come as events from now on,
+    /// and orphans of our descendants become our children where the system can
+    /// do that.
+    ///
+    /// Children that have ended are reaped as soon as we hear of it. With
+    /// SIGCHLD among the signals that is left to the caller, who gets it as an
+    /// event, looks with [`peek_child`] and calls [`Native::reap`].
+    ///
+    /// # Errors
+    /// When descriptors or kernel memory have run out.
+    pub fn new(signals: &[Signal]) -> io::Result<Self> {
+        let leaves_reaping = signals.contains(&Signal::SIGCHLD);
+        let mut all = signals.to_vec();
+        if !leaves_reaping {
+            all.push(Signal::SIGCHLD);
+        }
+        spawn::keep_zombies();
+        let queue = sys::EventQueue::new(&all)?;
+        let keeps_orphans = become_subreaper()?;
+        let mut native = Self {
+            queue,
+            children: Vec::new(),
+            watched: Vec::new(),
+            pending: VecDeque::new(),
+            keeps_orphans,
+            leaves_reaping,
+        };
+        // For children from before, whose SIGCHLD nobody collected.
+        native.reap_all()?;
+        Ok(native)
+    }
+
+    /// Asks for [`Event::Input`] as long as the descriptor has input.
+    ///
+    /// # Errors
+    /// As `epoll_ctl(2)` or `kevent(2)`.
+    pub fn listen(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.queue.watch_readable(fd, INPUT)
+    }
+
+    /// Takes back [`Self::listen`]; to be called before it is closed.
+    pub fn unlisten(&mut self, fd: BorrowedFd<'_>) {
+        self.queue.forget_readable(fd);
+    }
+
+    /// Reaps this child if it has ended; its events follow.
+    ///
+    /// # Errors
+    /// As `waitpid(2)`, but not for a process that is no child of ours.
+    pub fn reap(&mut self, pid: i32) -> io::Result<()> {
+        if let Some((pid, status)) = spawn::reap(pid)? {
+            self.has_ended(pid, Exit::from_status(status));
+        }
+        Ok(())
+    }
+
+    /// Reaps all children that have ended, since one SIGCHLD may stand for
+    /// many; how many there were.
+    fn reap_all(&mut self) -> io::Result<usize> {
+        let mut count = 0;
+        if self.leaves_reaping {
+            return Ok(count);
+        }
+        while let Some((pid, status)) = spawn::reap(-1)? {
+            self.has_ended(pid, Exit::from_status(status));
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Queues the events of a child that has just been reaped.
+    fn has_ended(&mut self, pid: i32, exit: Exit) {
+        if let Some(at) = self.children.iter().position(|c| c.id.pid == pid) {
+            let Child { id, stage } = self.children.swap_remove(at);
+            let failure = match &stage {
+                Stage::Gated(_) | Stage::Launched => None,
+                Stage::Failed(error) => Some(*error),
+                Stage::Released(channel) => {
+                    self.queue.forget_readable(channel.as_fd());
+                    let failure = spawn::report(channel);
+                    if failure.is_none() {
+                        self.pending.push_back(Event::Launched(id));
+                    }
+                    failure
+                }
+            };
+            self.pending.push_back(match failure {
+                Some(error) => Event::LaunchFailed(id, error),
+                None => Event::Ended(id, exit),
+            });
+        } else if let Some(id) = self.unwatch(pid) {
+            self.queue.forget_process(pid);
+            self.pending.push_back(Event::Ended(id, exit));
+        } else {
+            self.pending.push_back(Event::OrphanEnded);
+        }
+    }
+
+    fn unwatch(&mut self, pid: i32) -> Option<ProcessId> {
+        let at = self.watched.iter().position(|w| w.pid == pid)?;
+        Some(self.watched.swap_remove(at))
+    }
+
+    /// A child has said how its launch went, or `execve` has closed the socket.
+    fn has_reported(&mut self, pid: u64) {
+        let Some(child) = self.children.iter_mut().find(|c| c.id.pid as u64 == pid) else {
+            return;
+        };
+        let Stage::Released(channel) = &child.stage else { return };
+        self.queue.forget_readable(channel.as_fd());
+        child.stage = match spawn::report(channel) {
+            // The event comes when it is gone, which is a moment away.
+            Some(error) => Stage::Failed(error),
+            None => {
+                self.pending.push_back(Event::Launched(child.id));
+                Stage::Launched
+            }
+        };
+    }
+
+    fn translate(&mut self, event: sys::Event) -> io::Result<()> {
+        match event {
+            sys::Event::Signal(Signal::SIGCHLD) if !self.leaves_reaping => {
+                self.reap_all()?;
+            }
+            sys::Event::Signal(signal) => self.pending.push_back(Event::Signal(signal)),
+            sys::Event::Ended { pid, status } => {
+                if let Some(id) = self.unwatch(pid) {
+                    let exit = status.map_or(Exit::Unknown, Exit::from_status);
+                    self.pending.push_back(Event::Ended(id, exit));
+                }
+            }
+            sys::Event::Readable(INPUT) => self.pending.push_back(Event::Input),
+            sys::Event::Readable(token) => self.has_reported(token),
+        }
+        Ok(())
+    }
+
+    /// The pids of the tree as one look finds them.
+    fn look(&mut self, tree: &Tree) -> io::Result<Vec<i32>> {
+        if !(tree.is_ours && self.keeps_orphans) {
+            return search(tree);
+        }
+        let mut found = self.lineage()?;
+        for stray in living(&tree.strays)? {
+            found.push(stray);
+            found.extend(sys::descendants(stray)?);
+        }
+        if tree.session_only {
+            found.retain(|&pid| is_in_session(pid, tree.main.pid));
+        }
+        Ok(found)
+    }
+
+    /// Our living descendants. That there are none is believed when the kernel
+    /// says that we have no child. A look alone can miss one that was orphaned
+    /// after our children and before its parent's were read; but then a child
+    /// of ours has ended, and we look again.
+    fn lineage(&mut self) -> io::Result<Vec<i32>> {
+        let mut quiet = 0;
+        loop {
+            quiet = if self.reap_all()? == 0 { quiet + 1 } else { 0 };
+            match peek_child() {
+                Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(Vec::new()),
+                Err(e) => return Err(e),
+                Ok(_) => {}
+            }
+            let found = sys::descendants(getpid().as_raw())?;
+            // A zombie that a tracer holds back is there, and cannot be reaped.
+            if !found.is_empty() || quiet > 1 {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// Those that still are who they were.
+fn living(processes: &[ProcessId]) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for process in processes {
+        if sys::born(process.pid)? == Some(process.born) {
+            found.push(process.pid);
+        }
+    }
+    Ok(found)
+}
+
+fn is_in_session(pid: i32, leader: i32) -> bool {
+    getsid(Some(nix::unistd::Pid::from_raw(pid))).is_ok_and(|sid| sid.as_raw() == leader)
+}
+
+/// The tree of a process that is not our child, from a look at all processes:
+/// by lineage, by session and by the mark in the environment.
+fn search(tree: &Tree) -> io::Result<Vec<i32>> {
+    let all = sys::processes()?;
+    let spared = [getpid().as_raw(), parent(), 1];
+    let mut found = living(&tree.strays)?;
+    let is_session = match sys::born(tree.main.pid)? {
+        Some(born) if born == tree.main.born => {
+            found.push(tree.main.pid);
+            true
+        }
+        // No pid is given away while a session has its number. So whoever
+        // has this one now shows that the session of the run is over.
+        Some(_) => false,
+        None => true,
+    };
+    let mark = run_entry(tree.run);
+    for process in &all {
+        if is_session && process.sid == tree.main.pid || sys::carries(process.pid, mark.as_bytes())
+        {
+            found.push(process.pid);
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    found.retain(|pid| !spared.contains(pid));
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        for child in all.iter().filter(|p| p.ppid == parent) {
+            if !found.contains(&child.pid) && !spared.contains(&child.pid) {
+                found.push(child.pid);
+            }
+        }
+        next += 1;
+    }
+    if tree.session_only {
+        let is_inside = |pid| all.iter().any(|p| p.pid == pid && p.sid == tree.main.pid);
+        found.retain(|&pid| is_session && is_inside(pid));
+    }
+    Ok(found)
+}
+
+impl ProcessBackend for Native {
+    fn spawn(&mut self, launch: &Launch) -> io::Result<ProcessId> {
+        let (pid, gate) = spawn::fork_gated(launch)?;
+        match sys::born(pid) {
+            Ok(Some(born)) => {
+                let id = ProcessId { pid, born };
+                self.children.push(Child { id, stage: Stage::Gated(gate) });
+                Ok(id)
+            }
+            // Unnamed it cannot be kept: it ends when the gate is closed, and
+            // is reaped as an orphan.
+            Ok(None) => Err(Errno::ESRCH.into()),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn release(&mut self, process: ProcessId) -> io::Result<()> {
+        let child = self.children.iter_mut().find(|c| c.id == process);
+        let Some(Child { stage, .. }) = child else { return Err(Errno::ESRCH.into()) };
+        let Stage::Gated(gate) = stage else { return Err(Errno::EINVAL.into()) };
+        let token = process.pid as u64;
+        self.queue.watch_readable(gate.as_fd(), token)?;
+        if let Err(e) = spawn::open_gate(gate.as_fd()) {
+            self.queue.forget_readable(gate.as_fd());
+            return Err(e);
+        }
+        if let Stage::Gated(gate) = std::mem::replace(stage, Stage::Launched) {
+            *stage = Stage::Released(gate);
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, process: ProcessId, signal: Signal) -> io::Result<bool> {
+        sys::send(process.pid, process.born, signal)
+    }
+
+    fn identify(&mut self, pid: i32) -> io::Result<Option<ProcessId>> {
+        Ok(sys::born(pid)?.map(|born| ProcessId { pid, born }))
+    }
+
+    fn watch(&mut self, process: ProcessId) -> io::Result<bool> {
+        if self.children.iter().any(|c| c.id == process) || self.watched.contains(&process) {
+            return Ok(true);
+        }
+        if !self.queue.watch_process(process.pid, process.born)? {
+            return Ok(false);
+        }
+        // A former holder of the pid has ended, and its own event was lost.
+        if let Some(former) = self.unwatch(process.pid) {
+            self.pending.push_back(Event::Ended(former, Exit::Unknown));
+        }
+        self.watched.push(process);
+        Ok(true)
+    }
+
+    fn members(&mut self, tree: &Tree) -> io::Result<Vec<ProcessId>> {
+        let first = self.look(tree)?;
+        let mut members = Vec::new();
+        for pid in first {
+            members.extend(self.identify(pid)?);
+        }
+        if members.is_empty() {
+            return Ok(members);
+        }
+        // Between look and identification a pid may have passed to a stranger.
+        // Whoever a second look finds there was not one, or is gone by now.
+        let second = self.look(tree)?;
+        members.retain(|m| second.contains(&m.pid));
+        Ok(members)
+    }
+
+    fn next_event(&mut self, deadline: Option<Duration>) -> io::Result<Event> {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Ok(event);
+            }
+            let left = deadline.map(|d| d.saturating_sub(self.now()));
+            match self.queue.next(left)? {
+                Some(event) => self.translate(event)?,
+                None if deadline.is_some_and(|d| d <= self.now()) => return Ok(Event::Deadline),
+                None => {}
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        // It fails only for clocks that do not exist.
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+    }
+
+    fn owner(&self, path: &Path) -> io::Result<Owner> {
+        let found = nix::sys::stat::lstat(path)?;
+        Ok(Owner { uid: found.st_uid, gid: found.st_gid })
+    }
+
+    fn elevation(&self, owner: Owner, interactive: bool) -> Elevation {
+        let us = geteuid();
+        if us.as_raw() == owner.uid {
+            return Elevation::None;
+        }
+        if us.is_root() {
+            return Elevation::Drop(owner);
+        }
+        let user = format!("#{}", owner.uid);
+        let ask: &[&str] = if interactive { &[] } else { &["-n"] };
+        let target = ["-u", &user, "--"];
+        Elevation::Sudo(["sudo"].iter().chain(ask).chain(&target).map(OsString::from).collect())
+    }
+}

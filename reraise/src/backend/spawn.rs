@@ -1,0 +1,250 @@
+//! Starting a program in a process that waits until it may.
+//!
+//! 1. `fork(2)`; the child leads a session of its own and closes what it has
+//!    inherited, so that it keeps no descriptor of ours alive.
+//! 2. It waits at the gate, a socket. End of file there means that we are gone
+//!    or never meant it, and the child ends.
+//! 3. Let through, it gives up our signal set-up, takes on the service's
+//!    directory, output and limits, and calls `execve(2)`.
+//! 4. The same socket tells how that went: step and errno, or end of file,
+//!    because `execve` closes it.
+//!
+//! Between fork and exec nothing may allocate. Everything that the child needs
+//! is prepared before, and its errors travel as two numbers.
+
+use std::ffi::{CStr, CString, c_char};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::write;
+use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, read, setsid};
+
+use super::{Launch, LaunchError, Limit, Step};
+
+/// Where the child holds its end of the socket: the first after the standard
+/// three, so that one call closes all others.
+const CHANNEL: RawFd = 3;
+/// What a shell says for a command that could not be run. Nobody sees it: the
+/// report says more.
+const CANNOT_RUN: i32 = 127;
+/// Above the signal numbers of every system; for those that do not exist
+/// `signal(2)` only says so.
+const SIGNAL_NUMBERS: std::ops::Range<i32> = 1..128;
+
+/// Forks the child. It waits until [`open_gate`], or until our end is closed.
+pub(super) fn fork_gated(launch: &Launch) -> io::Result<(i32, OwnedFd)> {
+    let plan = Plan::new(launch)?;
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())?;
+    // Not SOCK_CLOEXEC, which macOS lacks; we have no other thread.
+    fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: the child calls only what is safe after a fork (see above).
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok((child.as_raw(), ours)),
+        ForkResult::Child => plan.run(theirs),
+    }
+}
+
+/// Lets the child go on. An error means that it has ended.
+pub(super) fn open_gate(channel: BorrowedFd<'_>) -> io::Result<()> {
+    // std ignores SIGPIPE in every program of ours.
+    write(channel, &[0])?;
+    Ok(())
+}
+
+/// What the child has said before it closed the socket. To be asked when the
+/// socket is readable or the child has ended.
+pub(super) fn report(channel: &OwnedFd) -> Option<LaunchError> {
+    let mut words = [0; 5];
+    let read = recv(channel.as_raw_fd(), &mut words, MsgFlags::MSG_DONTWAIT);
+    if read != Ok(words.len()) {
+        return None;
+    }
+    let [step, errno @ ..] = words;
+    let step = match step {
+        1 => Step::Limits,
+        2 => Step::Directory,
+        3 => Step::Output,
+        _ => Step::Exec,
+    };
+    Some(LaunchError { step, errno: i32::from_ne_bytes(errno) })
+}
+
+/// Waits for a child that has ended, any for -1, and gives its pid and wait
+/// status; `None` when none has, or none is there. Not `nix::waitpid`, which
+/// takes a status away and then fails when a real-time signal was the cause.
+pub(super) fn reap(pid: i32) -> io::Result<Option<(i32, i32)>> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the pointer is to a live integer.
+        match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
+            0 => return Ok(None),
+            -1 => match Errno::last() {
+                Errno::EINTR => {}
+                Errno::ECHILD => return Ok(None),
+                e => return Err(e.into()),
+            },
+            pid => return Ok(Some((pid, status))),
+        }
+    }
+}
+
+/// Who starts us may have ignored SIGCHLD, and then the kernel would reap our
+/// children for us and no exit code would ever be known.
+pub(super) fn keep_zombies() {
+    set_default(Signal::SIGCHLD as i32);
+}
+
+fn set_default(signal: i32) {
+    // SAFETY: no handler is installed, only taken away.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
+/// A [`Launch`] in the shape that the system calls want.
+struct Plan<'a> {
+    program: &'a CStr,
+    /// These two end with a null pointer and point into the `Launch`.
+    arguments: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+    directory: CString,
+    umask: Option<Mode>,
+    limits: &'a [Limit],
+    output: Option<CString>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(launch: &'a Launch) -> io::Result<Self> {
+        Ok(Self {
+            program: &launch.program,
+            arguments: pointers(&launch.arguments),
+            environment: pointers(&launch.environment),
+            directory: path(&launch.directory)?,
+            umask: launch.umask.map(|bits| Mode::from_bits_truncate(bits as libc::mode_t)),
+            limits: &launch.limits,
+            output: launch.output.as_deref().map(path).transpose()?,
+        })
+    }
+
+    /// All that the child does.
+    fn run(&self, channel: OwnedFd) -> ! {
+        // It cannot fail: a process that was just forked leads no group.
+        let _ = setsid();
+        let channel = settle(channel);
+        super::native::close_from(CHANNEL + 1);
+        if !is_let_through(&channel) {
+            exit(0);
+        }
+        let (step, errno) = match self.become_program() {
+            Ok(never) => match never {},
+            Err(failure) => failure,
+        };
+        let [a, b, c, d] = (errno as i32).to_ne_bytes();
+        // When nobody reads it, nobody wants to know.
+        let _ = write(&channel, &[step as u8, a, b, c, d]);
+        exit(CANNOT_RUN)
+    }
+
+    fn become_program(&self) -> Result<std::convert::Infallible, (Step, Errno)> {
+        for signal in SIGNAL_NUMBERS {
+            set_default(signal);
+        }
+        // After the dispositions: what is pending now has its default effect.
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+        if let Some(mode) = self.umask {
+            umask(mode);
+        }
+        chdir(self.directory.as_c_str()).map_err(|e| (Step::Directory, e))?;
+        if let Some(output) = &self.output {
+            redirect(output).map_err(|e| (Step::Output, e))?;
+        }
+        // Last, so that a limit on descriptors does not hit the lines above.
+        for limit in self.limits {
+            set_limit(*limit).map_err(|e| (Step::Limits, e))?;
+        }
+        let (arguments, environment) = (self.arguments.as_ptr(), self.environment.as_ptr());
+        // SAFETY: both arrays end with a null pointer, and the strings that
+        // they point to live in the `Launch` that `self` borrows.
+        unsafe { libc::execve(self.program.as_ptr(), arguments, environment) };
+        Err((Step::Exec, Errno::last()))
+    }
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
+}
+
+fn path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// Moves the socket to its place.
+fn settle(channel: OwnedFd) -> OwnedFd {
+    let fd = channel.into_raw_fd();
+    if fd != CHANNEL {
+        // SAFETY: whatever stood there is ours by inheritance only, and this
+        // process never uses it.
+        unsafe { libc::dup2(fd, CHANNEL) };
+    }
+    // SAFETY: it is open now, and nothing else here owns that number.
+    let settled = unsafe { OwnedFd::from_raw_fd(CHANNEL) };
+    let _ = fcntl(&settled, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    settled
+}
+
+fn is_let_through(channel: &OwnedFd) -> bool {
+    let mut one = [0];
+    loop {
+        match read(channel, &mut one) {
+            Ok(n) => return n == 1,
+            Err(Errno::EINTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+fn redirect(output: &CStr) -> nix::Result<()> {
+    let null = nix::fcntl::open(c"/dev/null", OFlag::O_RDONLY, Mode::empty())?;
+    dup2_stdin(&null)?;
+    drop_above_standard(null);
+    let flags =
+        OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
+    let file = nix::fcntl::open(output, flags, Mode::from_bits_truncate(0o640))?;
+    dup2_stdout(&file)?;
+    dup2_stderr(&file)?;
+    drop_above_standard(file);
+    Ok(())
+}
+
+/// Closes it, unless it came to stand at 0, 1 or 2 because those were closed.
+fn drop_above_standard(file: OwnedFd) {
+    if file.as_raw_fd() <= 2 {
+        let _ = file.into_raw_fd();
+    }
+}
+
+fn set_limit(limit: Limit) -> nix::Result<()> {
+    let value = libc::rlimit { rlim_cur: number(limit.soft), rlim_max: number(limit.hard) };
+    // SAFETY: the pointer is to a live structure.
+    let answer = unsafe { libc::setrlimit(limit.resource as _, &raw const value) };
+    Errno::result(answer).map(drop)
+}
+
+/// A limit as this system writes it; above its infinity is infinity.
+fn number(limit: u64) -> libc::rlim_t {
+    const INFINITY: i128 = libc::RLIM_INFINITY as i128;
+    i128::from(limit).min(INFINITY) as libc::rlim_t
+}
+
+fn exit(code: i32) -> ! {
+    // SAFETY: this process has nothing to clean up.
+    unsafe { libc::_exit(code) }
+}

@@ -1,2 +1,4 @@
 //! Reraise.
 pub mod backend;
+pub mod config;
+pub mod name;

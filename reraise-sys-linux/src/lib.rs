@@ -10,7 +10,7 @@
 //! | [`born`] | which process is this, beyond its pid |
 //! | [`send`] | a signal to that very process, never to a stranger |
 //! | [`EventQueue`] | signals, deaths of processes that are not our children, readable descriptors |
-//! | [`processes`], [`descendants`], [`carries`] | who belongs to whom |
+//! | [`processes`], [`children`], [`descendants`], [`carries`] | who belongs to whom |
 //! | [`peek_child`], [`exit_status`] | how a process ended |
 //! | [`become_subreaper`], [`fork_beside`], [`set_title`], [`close_from`] | what we ask for ourselves |
 #![cfg(target_os = "linux")]
@@ -22,7 +22,7 @@ mod queue;
 
 pub use identity::{born, disable_pidfd, exit_status, send};
 pub use ours::{become_subreaper, close_from, fork_beside, parent, peek_child, set_title};
-pub use proc::{Process, boot_id, carries, descendants, pid_space, processes};
+pub use proc::{Process, boot_id, carries, children, descendants, pid_space, processes};
 pub use queue::{Event, EventQueue};
 
 /// Orphans of our descendants become our children (`prctl(2)`,

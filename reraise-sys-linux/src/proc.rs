@@ -105,7 +105,7 @@ pub fn descendants(root: i32) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     let mut queue = vec![root];
     while let Some(pid) = queue.pop() {
-        match children(pid) {
+        match listed_children(pid) {
             Ok(children) => {
                 for child in children {
                     queue.push(child);
@@ -121,7 +121,21 @@ pub fn descendants(root: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-fn children(pid: i32) -> io::Result<Vec<i32>> {
+/// The children of a process, zombies among them.
+///
+/// # Errors
+/// When `/proc` cannot be read at all.
+pub fn children(pid: i32) -> io::Result<Vec<i32>> {
+    match listed_children(pid) {
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+            let all = processes()?;
+            Ok(all.iter().filter(|p| p.ppid == pid).map(|p| p.pid).collect())
+        }
+        answer => answer,
+    }
+}
+
+fn listed_children(pid: i32) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     let tasks = match fs::read_dir(format!("/proc/{pid}/task")) {
         Ok(tasks) => tasks,

@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// The longest frame: an environment is at most 2 MB on Linux.
 const LONGEST: usize = 4 << 20;
@@ -133,6 +134,30 @@ pub fn send(mut stream: &UnixStream, frame: &Frame) -> io::Result<()> {
     let mut out = Vec::with_capacity(frame.0.len() + 4);
     frame.append_to(&mut out);
     stream.write_all(&out)
+}
+
+/// Room in a socket's address on every system (unix(7), unix(4)), with its NUL.
+const ADDRESS: usize = 104;
+
+/// Calls `act` with a path of `directory/name` that fits a socket's address. A
+/// long one is reached from inside of its directory.
+///
+/// # Errors
+/// Those of `act`, or that the directory cannot be entered.
+pub fn with_short_path<T>(
+    directory: &Path,
+    name: &str,
+    act: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    let whole = directory.join(name);
+    if whole.as_os_str().len() < ADDRESS {
+        return act(&whole);
+    }
+    let before = std::fs::File::open(".")?;
+    std::env::set_current_dir(directory)?;
+    let answer = act(Path::new(name));
+    nix::unistd::fchdir(&before)?;
+    answer
 }
 
 #[cfg(test)]

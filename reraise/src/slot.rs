@@ -33,6 +33,8 @@ pub enum Phase {
     Restarting = 5,
     /// It ended; what it left is being ended.
     Clearing = 6,
+    /// Its worker had nothing more to do.
+    Over = 7,
 }
 
 /// See the module.
@@ -106,6 +108,7 @@ impl Slot {
             4 => Phase::Stopping,
             5 => Phase::Restarting,
             6 => Phase::Clearing,
+            7 => Phase::Over,
             _ => Phase::Idle,
         };
         Some(Self {

@@ -13,6 +13,7 @@ mod spawn;
 use std::ffi::{CString, OsString};
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -172,8 +173,19 @@ pub struct Tree {
     pub is_ours: bool,
     /// Further processes that are known to belong to it, and their descendants.
     pub strays: Vec<ProcessId>,
-    /// Only what is still in the session of `main` (`config_detach=yes`).
-    pub session_only: bool,
+    /// Which of them are meant.
+    pub scope: Scope,
+}
+
+/// A part of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of it.
+    Tree,
+    /// What has not left the session of the main process (`config_detach=yes`).
+    Session,
+    /// What has not left its process group.
+    Group,
 }
 
 /// The environment variable that marks the processes of a run, in hexadecimal.
@@ -272,6 +284,19 @@ pub trait ProcessBackend {
     /// # Errors
     /// When the system cannot be asked.
     fn members(&mut self, tree: &Tree) -> io::Result<Vec<ProcessId>>;
+
+    /// Whether orphans of our descendants become our children, so that the end
+    /// of each is an event.
+    fn keeps_orphans(&self) -> bool;
+
+    /// Asks for [`Event::Input`] as long as the descriptor has input.
+    ///
+    /// # Errors
+    /// When descriptors or kernel memory have run out.
+    fn listen(&mut self, fd: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Takes back [`Self::listen`]; to be called before it is closed.
+    fn unlisten(&mut self, fd: BorrowedFd<'_>);
 
     /// Waits for the next event; [`Event::Deadline`] never comes early.
     ///

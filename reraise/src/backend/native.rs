@@ -19,7 +19,8 @@ use nix::unistd::{geteuid, getpid, getsid};
 
 use super::spawn;
 use super::{
-    Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Tree, run_entry,
+    Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Scope, Tree,
+    run_entry,
 };
 
 cfg_if::cfg_if! {
@@ -43,9 +44,11 @@ cfg_if::cfg_if! {
     }
 }
 
+pub use super::spawn::exec_beside;
 pub use sys::{
-    KEEPS_ORPHANS, become_subreaper, boot_id, close_from, disable_pidfd, fork_beside, parent,
-    peek_child, pid_space, set_title,
+    Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
+    children, close_from, disable_pidfd, fork_beside, parent, peek_child, pid_space, processes,
+    send, set_title,
 };
 
 /// What the system crates must export. One that drifts fails here, on its line.
@@ -71,6 +74,7 @@ mod contract {
     const _: fn() -> Result<u64> = sys::pid_space;
     const _: fn() -> Result<Vec<sys::Process>> = sys::processes;
     const _: fn(i32) -> Result<Vec<i32>> = sys::descendants;
+    const _: fn(i32) -> Result<Vec<i32>> = sys::children;
     const _: fn(i32, &[u8]) -> bool = sys::carries;
     const _: fn() = sys::disable_pidfd;
     const _: fn(&[Signal]) -> Result<sys::EventQueue> = sys::EventQueue::new;
@@ -146,19 +150,6 @@ impl Native {
         // For children from before, whose SIGCHLD nobody collected.
         native.reap_all()?;
         Ok(native)
-    }
-
-    /// Asks for [`Event::Input`] as long as the descriptor has input.
-    ///
-    /// # Errors
-    /// As `epoll_ctl(2)` or `kevent(2)`.
-    pub fn listen(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.queue.watch_readable(fd, INPUT)
-    }
-
-    /// Takes back [`Self::listen`]; to be called before it is closed.
-    pub fn unlisten(&mut self, fd: BorrowedFd<'_>) {
-        self.queue.forget_readable(fd);
     }
 
     /// Reaps this child if it has ended; its events follow.
@@ -264,8 +255,11 @@ impl Native {
             found.push(stray);
             found.extend(sys::descendants(stray)?);
         }
-        if tree.session_only {
-            found.retain(|&pid| is_in_session(pid, tree.main.pid));
+        let leader = tree.main.pid;
+        match tree.scope {
+            Scope::Tree => {}
+            Scope::Session => found.retain(|&pid| is_in_session(pid, leader)),
+            Scope::Group => found.retain(|&pid| is_in_group(pid, leader)),
         }
         Ok(found)
     }
@@ -307,6 +301,11 @@ fn is_in_session(pid: i32, leader: i32) -> bool {
     getsid(Some(nix::unistd::Pid::from_raw(pid))).is_ok_and(|sid| sid.as_raw() == leader)
 }
 
+fn is_in_group(pid: i32, leader: i32) -> bool {
+    let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid)));
+    group.is_ok_and(|group| group.as_raw() == leader)
+}
+
 /// The tree of a process that is not our child, from a look at all processes:
 /// by lineage, by session and by the mark in the environment.
 fn search(tree: &Tree) -> io::Result<Vec<i32>> {
@@ -342,9 +341,14 @@ fn search(tree: &Tree) -> io::Result<Vec<i32>> {
         }
         next += 1;
     }
-    if tree.session_only {
-        let is_inside = |pid| all.iter().any(|p| p.pid == pid && p.sid == tree.main.pid);
-        found.retain(|&pid| is_session && is_inside(pid));
+    let leader = tree.main.pid;
+    let is_one = |pid, test: fn(&sys::Process, i32) -> bool| {
+        is_session && all.iter().any(|p| p.pid == pid && test(p, leader))
+    };
+    match tree.scope {
+        Scope::Tree => {}
+        Scope::Session => found.retain(|&pid| is_one(pid, |p, leader| p.sid == leader)),
+        Scope::Group => found.retain(|&pid| is_one(pid, |p, leader| p.pgid == leader)),
     }
     Ok(found)
 }
@@ -418,6 +422,18 @@ impl ProcessBackend for Native {
         let second = self.look(tree)?;
         members.retain(|m| second.contains(&m.pid));
         Ok(members)
+    }
+
+    fn keeps_orphans(&self) -> bool {
+        self.keeps_orphans
+    }
+
+    fn listen(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.queue.watch_readable(fd, INPUT)
+    }
+
+    fn unlisten(&mut self, fd: BorrowedFd<'_>) {
+        self.queue.forget_readable(fd);
     }
 
     fn next_event(&mut self, deadline: Option<Duration>) -> io::Result<Event> {

@@ -12,7 +12,7 @@
 //! Between fork and exec nothing may allocate. Everything that the child needs
 //! is prepared before, and its errors travel as two numbers.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, OsStr, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -52,6 +52,33 @@ pub(super) fn fork_gated(launch: &Launch) -> io::Result<(i32, OwnedFd)> {
         ForkResult::Parent { child } => Ok((child.as_raw(), ours)),
         ForkResult::Child => plan.run(theirs),
     }
+}
+
+/// Starts a program as a child of our parent, in no way below us: a new keeper
+/// must not be part of a service's tree. Its pid. It keeps our descriptors 0, 1
+/// and 2 and nothing else; it is for programs of ours, which set up their own
+/// signals, and so the mark of a run is all that its environment must not have.
+///
+/// # Errors
+/// As `fork(2)`. That the program cannot be executed shows in its end.
+pub fn exec_beside(program: &Path, words: &[&OsStr]) -> io::Result<i32> {
+    let program = path(program)?;
+    let mut strings = vec![program.clone()];
+    for word in words {
+        strings.push(CString::new(word.as_bytes())?);
+    }
+    let arguments = pointers(&strings);
+    let environment = [ptr::null()];
+    // SAFETY: we have a single thread, and the child calls only what is safe
+    // after a fork.
+    if let Some(pid) = unsafe { super::native::fork_beside() }? {
+        return Ok(pid.as_raw());
+    }
+    let _ = setsid();
+    super::native::close_from(CHANNEL);
+    // SAFETY: both arrays end with a null pointer, and their strings live here.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    exit(CANNOT_RUN)
 }
 
 /// Lets the child go on. An error means that it has ended.

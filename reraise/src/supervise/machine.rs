@@ -177,6 +177,29 @@ impl Machine {
         Self { config, state, history, since, last: None, is_alive: false, seed }
     }
 
+    /// A service whose last run is dead and has left processes; these are ended
+    /// first, by the signal that comes back.
+    #[must_use]
+    pub fn clearing(
+        config: Config,
+        seed: u64,
+        now: Duration,
+        history: History,
+        launch: bool,
+    ) -> (Self, Signal, Whom) {
+        let climb = Climb::clearing();
+        let (signal, whom, wait) = climb.rung();
+        let then = if launch { After::Again } else { After::Stop };
+        let state = State::Clearing { climb, until: now + wait, then };
+        let since = Duration::ZERO;
+        (Self { config, state, history, since, last: None, is_alive: false, seed }, signal, whom)
+    }
+
+    /// Ends the work.
+    pub fn leave(&mut self, outcome: Outcome) {
+        self.state = State::Over(outcome);
+    }
+
     /// Where it is.
     #[must_use]
     pub fn state(&self) -> &State {

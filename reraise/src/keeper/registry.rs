@@ -1,0 +1,357 @@
+//! What the keeper knows of its workers, and what follows when one of them
+//! speaks, dies or is asked for something. Pure: it answers with effects, which
+//! `keeper/mod.rs` carries out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::control::Frame;
+use crate::name::ServiceName;
+use crate::supervise::begin::Task;
+use crate::supervise::link::Request;
+use crate::supervise::news::News;
+
+/// A connection of the command line.
+pub type Client = u64;
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Fork a worker.
+    Fork(ServiceName, Task),
+    /// Pass a request on to a worker.
+    Pass(ServiceName, Request),
+    /// Send a client news of a service.
+    Answer(Client, Frame),
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It had nothing more to do.
+    Done,
+    /// Somebody killed it.
+    Killed,
+    /// It failed, which is a bug of ours or a lack of something.
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seat {
+    Taken,
+    /// It has said that it goes.
+    Leaving,
+    /// Its workers keep failing; the next one comes at this time.
+    Resting(Duration),
+}
+
+#[derive(Debug)]
+struct Service {
+    seat: Seat,
+    /// Requests that no worker has acknowledged, oldest first.
+    pending: Vec<(Client, Request)>,
+    failures: u32,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Registry {
+    services: BTreeMap<ServiceName, Service>,
+    listeners: BTreeMap<ServiceName, BTreeSet<Client>>,
+}
+
+/// Longest rest between two workers of a service.
+const REST_MAX: Duration = Duration::from_secs(60);
+
+impl Registry {
+    /// Whether there is neither worker nor client.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.listeners.is_empty()
+    }
+
+    /// The services that have a worker, or are to have one.
+    pub fn names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.services.keys()
+    }
+
+    /// A client asks for something.
+    #[must_use]
+    pub fn request(&mut self, client: Client, name: ServiceName, request: Request) -> Vec<Effect> {
+        self.listeners.entry(name.clone()).or_default().insert(client);
+        match self.services.get_mut(&name) {
+            Some(service) => {
+                service.pending.push((client, request.clone()));
+                match service.seat {
+                    Seat::Taken => vec![Effect::Pass(name, request)],
+                    // Whoever comes next gets it.
+                    Seat::Leaving => Vec::new(),
+                    Seat::Resting(_) => self.fill(&name),
+                }
+            }
+            None => {
+                let pending = vec![(client, request)];
+                let service = Service { seat: Seat::Leaving, pending, failures: 0 };
+                self.services.insert(name.clone(), service);
+                self.fill(&name)
+            }
+        }
+    }
+
+    /// Forks a worker for the oldest request, or to resume.
+    fn fill(&mut self, name: &ServiceName) -> Vec<Effect> {
+        let Some(service) = self.services.get_mut(name) else { return Vec::new() };
+        service.seat = Seat::Taken;
+        if service.pending.is_empty() {
+            return vec![Effect::Fork(name.clone(), Task::Resume)];
+        }
+        let (client, first) = service.pending.remove(0);
+        let task = match first {
+            Request::Start { client, context } => Task::Start { client, context },
+            Request::Stop { now } => Task::Stop { now },
+            Request::Leave => Task::Resume,
+            Request::Restart => Task::Restart,
+        };
+        // It is in the worker's hands from the beginning.
+        let mut effects =
+            vec![Effect::Answer(client, told(name, &Frame::new(["ack"])))];
+        effects.push(Effect::Fork(name.clone(), task));
+        for (_, request) in &service.pending {
+            effects.push(Effect::Pass(name.clone(), request.clone()));
+        }
+        effects
+    }
+
+    /// A service without a worker is to have one that resumes it.
+    #[must_use]
+    pub fn resume(&mut self, name: ServiceName) -> Vec<Effect> {
+        if self.services.contains_key(&name) {
+            return Vec::new();
+        }
+        let service = Service { seat: Seat::Leaving, pending: Vec::new(), failures: 0 };
+        self.services.insert(name.clone(), service);
+        self.fill(&name)
+    }
+
+    /// A worker that another keeper forked introduces itself.
+    pub fn hello(&mut self, name: ServiceName) {
+        let service = Service { seat: Seat::Taken, pending: Vec::new(), failures: 0 };
+        self.services.entry(name).or_insert(service).seat = Seat::Taken;
+    }
+
+    /// A worker speaks.
+    #[must_use]
+    pub fn news(&mut self, name: &ServiceName, frame: &Frame) -> Vec<Effect> {
+        let Some(service) = self.services.get_mut(name) else { return Vec::new() };
+        let Some((verb, rest)) = frame.split() else { return Vec::new() };
+        match verb {
+            "ack" if !service.pending.is_empty() => {
+                let (client, _) = service.pending.remove(0);
+                vec![Effect::Answer(client, told(name, &Frame::new(["ack"])))]
+            }
+            "all" => {
+                match News::from_frame(&rest) {
+                    Some(News::Over(_) | News::Held(_)) => service.seat = Seat::Leaving,
+                    Some(News::Running(_)) => service.failures = 0,
+                    _ => {}
+                }
+                let frame = told(name, &rest);
+                let all = self.listeners.get(name).into_iter().flatten();
+                all.map(|&client| Effect::Answer(client, frame.clone())).collect()
+            }
+            "to" => match rest.split() {
+                Some((client, news)) => match client.parse() {
+                    Ok(client) => vec![Effect::Answer(client, told(name, &news))],
+                    Err(_) => Vec::new(),
+                },
+                None => Vec::new(),
+            },
+            _ => Vec::new(),
+        }
+    }
+
+    /// A worker is gone.
+    #[must_use]
+    pub fn gone(&mut self, name: &ServiceName, end: End, now: Duration) -> Vec<Effect> {
+        let Some(service) = self.services.get_mut(name) else { return Vec::new() };
+        // Requests that came too late for it are its successor's.
+        if !service.pending.is_empty() && end != End::Failed {
+            return self.fill(name);
+        }
+        match end {
+            End::Done => {
+                self.services.remove(name);
+                Vec::new()
+            }
+            End::Killed => self.fill(name),
+            End::Failed => {
+                service.failures += 1;
+                let rest = rest(service.failures);
+                if rest.is_zero() {
+                    return self.fill(name);
+                }
+                service.seat = Seat::Resting(now + rest);
+                Vec::new()
+            }
+        }
+    }
+
+    /// When [`Self::tick`] has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        let until = |s: &Service| match s.seat {
+            Seat::Resting(until) => Some(until),
+            Seat::Taken | Seat::Leaving => None,
+        };
+        self.services.values().filter_map(until).min()
+    }
+
+    /// Time has passed.
+    #[must_use]
+    pub fn tick(&mut self, now: Duration) -> Vec<Effect> {
+        let is_due = |s: &Service| matches!(s.seat, Seat::Resting(until) if until <= now);
+        let due: Vec<_> =
+            self.services.iter().filter(|(_, s)| is_due(s)).map(|(n, _)| n.clone()).collect();
+        due.iter().flat_map(|name| self.fill(name)).collect()
+    }
+
+    /// A client is there.
+    pub fn client(&mut self, client: Client) {
+        // Under no name: it only keeps us from being empty.
+        let nobody = ServiceName::placeholder();
+        self.listeners.entry(nobody).or_default().insert(client);
+    }
+
+    /// A client has gone. What it asked for is done all the same.
+    pub fn client_gone(&mut self, client: Client) {
+        self.listeners.retain(|_, clients| {
+            clients.remove(&client);
+            !clients.is_empty()
+        });
+    }
+
+    /// Ends all services; what is wanted stays as it is.
+    #[must_use]
+    pub fn leave_all(&mut self) -> Vec<Effect> {
+        let taken = self.services.iter().filter(|(_, s)| s.seat == Seat::Taken);
+        taken.map(|(name, _)| Effect::Pass(name.clone(), Request::Leave)).collect()
+    }
+}
+
+/// 0, 1, 2, 4 … seconds: a bug of ours must not become a storm.
+fn rest(failures: u32) -> Duration {
+    match failures {
+        0 | 1 => Duration::ZERO,
+        n => Duration::from_secs(1 << (n - 2).min(6)).min(REST_MAX),
+    }
+}
+
+fn told(name: &ServiceName, frame: &Frame) -> Frame {
+    frame.after(name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervise::machine::Outcome;
+
+    fn name(text: &str) -> ServiceName {
+        ServiceName::new(text.as_ref()).unwrap()
+    }
+
+    fn start(client: Client) -> Request {
+        Request::Start { client: client.to_string(), context: vec![] }
+    }
+
+    fn over() -> Frame {
+        News::Over(Outcome::Stopped).to_frame().after("all")
+    }
+
+    fn forks(effects: &[Effect]) -> usize {
+        effects.iter().filter(|e| matches!(e, Effect::Fork(..))).count()
+    }
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    #[test]
+    fn fifty_starts_fork_one_worker() {
+        let mut registry = Registry::default();
+        let all: usize =
+            (0..50).map(|client| forks(&registry.request(client, name("web"), start(client)))).sum();
+        assert_eq!(all, 1);
+    }
+
+    #[test]
+    fn what_a_leaving_worker_has_not_taken_goes_to_the_next() {
+        let web = name("web");
+        let mut registry = Registry::default();
+        let _ = registry.request(1, web.clone(), start(1));
+        // Passed on before the keeper heard that it leaves.
+        assert_eq!(registry.request(2, web.clone(), start(2)).len(), 1);
+        let _ = registry.news(&web, &over());
+        // Comes after that: kept.
+        assert_eq!(registry.request(3, web.clone(), Request::Stop { now: false }), []);
+        let effects = registry.gone(&web, End::Done, NOW);
+        assert_eq!(forks(&effects), 1);
+        assert!(effects.contains(&Effect::Pass(web.clone(), Request::Stop { now: false })));
+        // Taken by the worker: no further fork for it.
+        let _ = registry.news(&web, &Frame::new(["ack"]));
+        let _ = registry.news(&web, &over());
+        assert_eq!(registry.gone(&web, End::Done, NOW), []);
+        assert_eq!(registry.names().count(), 0);
+    }
+
+    #[test]
+    fn a_killed_worker_is_replaced_at_once_for_ever() {
+        let web = name("web");
+        let mut registry = Registry::default();
+        let _ = registry.resume(web.clone());
+        for _ in 0..100 {
+            let effects = registry.gone(&web, End::Killed, NOW);
+            assert_eq!(effects, [Effect::Fork(web.clone(), Task::Resume)]);
+        }
+    }
+
+    #[test]
+    fn a_failing_worker_comes_more_and_more_seldom() {
+        let web = name("web");
+        let mut registry = Registry::default();
+        let _ = registry.resume(web.clone());
+        assert_eq!(forks(&registry.gone(&web, End::Failed, NOW)), 1);
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            assert_eq!(registry.gone(&web, End::Failed, NOW), []);
+            let due = registry.deadline().unwrap();
+            assert_eq!(due, NOW + Duration::from_secs(seconds));
+            assert_eq!(registry.tick(due - Duration::from_millis(1)), []);
+            assert_eq!(forks(&registry.tick(due)), 1);
+        }
+        // It lasts: forgiven.
+        let _ = registry.news(&web, &News::Running(7).to_frame().after("all"));
+        assert_eq!(forks(&registry.gone(&web, End::Failed, NOW)), 1);
+    }
+
+    #[test]
+    fn news_reach_those_who_asked() {
+        let web = name("web");
+        let mut registry = Registry::default();
+        let _ = registry.request(1, web.clone(), start(1));
+        let _ = registry.request(2, name("db"), start(2));
+        let news = News::Launched(7).to_frame();
+        let expected = [Effect::Answer(1, news.after("web"))];
+        assert_eq!(registry.news(&web, &news.after("all")), expected);
+        let answer = News::Already(7).to_frame().after("2").after("to");
+        assert!(matches!(registry.news(&web, &answer)[..], [Effect::Answer(2, _)]));
+        registry.client_gone(1);
+        assert_eq!(registry.news(&web, &news.after("all")), []);
+    }
+
+    #[test]
+    fn a_client_keeps_the_keeper() {
+        let mut registry = Registry::default();
+        assert!(registry.is_empty());
+        registry.client(1);
+        assert!(!registry.is_empty());
+        registry.client_gone(1);
+        assert!(registry.is_empty());
+    }
+}

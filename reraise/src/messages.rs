@@ -1,0 +1,59 @@
+//! What keeper and workers have to say, a line each on standard error: that is
+//! `.reraise-UID/messages`, or the terminal of a worker started by hand.
+
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Says it. A full disk or a closed terminal is no reason to stop supervising.
+pub fn say(who: &str, what: &str) {
+    let line = format!("{} {who}[{}]: {}\n", stamp(), std::process::id(), what.escape_debug());
+    // One write, so that lines of several processes do not mix.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// The present time in UTC, as RFC 3339 writes it.
+fn stamp() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    utc(now)
+}
+
+/// Seconds since 1970 as `2026-11-22T06:00:00Z`.
+#[must_use]
+pub fn utc(seconds: u64) -> String {
+    let (year, month, day) = date(seconds / 86_400);
+    let time = seconds % 86_400;
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// The Gregorian date of a day since 1970-01-01, counted in eras of 400 years
+/// that begin in March, so that a leap day is the last of its year.
+fn date(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc;
+
+    #[test]
+    fn dates() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(utc(seconds), expected);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! From an entry in `$RERAISE_DIR` to a [`Launch`].
+
+use std::ffi::{CString, OsStr};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::backend::{Launch, ProcessId};
+use crate::config::{Config, LogTo, Problem};
+use crate::context::Context;
+use crate::error::{ExitCode, Fault};
+use crate::name::ServiceName;
+use crate::paths::{self, Files};
+use crate::service::Entry;
+
+/// An entry that may be started, and what it says about itself.
+pub struct Loaded {
+    /// The entry.
+    pub entry: Entry,
+    /// Its configuration, with defaults for what made no sense.
+    pub config: Config,
+    /// What made no sense.
+    pub problems: Vec<Problem>,
+}
+
+/// Looks at a service's entry, refuses what must not be started, and reads the
+/// `config_` lines.
+///
+/// # Errors
+/// What is wrong, and how to mend it.
+pub fn load(context: &Context, name: &ServiceName) -> Result<Loaded, Fault> {
+    let me = nix::unistd::geteuid().as_raw();
+    // Through sudo, the directory may belong to whoever called it.
+    let caller = context.variable("SUDO_UID").and_then(|uid| uid.parse().ok());
+    let trusted: Vec<u32> = if me == 0 { vec![0] } else { [Some(me), caller].into_iter().flatten().collect() };
+    paths::check_dir(&context.dir, &trusted)?;
+    let entry = match Entry::find(&context.dir, name) {
+        Ok(Some(entry)) => entry,
+        Ok(None) => return Err(no_service(name, &context.dir)),
+        Err(e) => return Err(Fault::system(name, "cannot look at its script", &e)),
+    };
+    if entry.uid != me {
+        let what = format!("belongs to user {}, and this is user {me}", entry.uid);
+        return Err(Fault::new(ExitCode::Denied, name, what, "start it as its owner"));
+    }
+    entry.check(name)?;
+    let (config, problems) = read_config(&entry, context)
+        .map_err(|e| Fault::system(name, "cannot read its script", &e))?;
+    Ok(Loaded { entry, config, problems })
+}
+
+/// A service that is not there.
+#[must_use]
+pub fn no_service(name: &ServiceName, dir: &Path) -> Fault {
+    let what = "no such service";
+    let path = dir.join(name.as_str());
+    let advice = format!("make one: reraise skeleton {name} -- COMMAND, or write {}", path.display());
+    Fault::new(ExitCode::NoService, name, what, advice)
+}
+
+fn read_config(entry: &Entry, context: &Context) -> io::Result<(Config, Vec<Problem>)> {
+    let mut script = match fs::File::open(&entry.program) {
+        Ok(script) => script,
+        // A program may be executable and not readable; then it says nothing.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            return Ok((Config::default(), Vec::new()));
+        }
+        Err(e) => return Err(e),
+    };
+    Config::read(&mut script, &|name| context.variable(name))
+}
+
+/// The fault that the first of several problems makes.
+#[must_use]
+pub fn config_fault(name: &ServiceName, program: &Path, problem: &Problem) -> Fault {
+    let what = format!("{}: {problem}", program.display());
+    Fault::new(ExitCode::Unusable, name, what, &problem.advice)
+}
+
+/// The file that the output goes to, made if need be; `None` leaves it alone.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn output(
+    config: &Config,
+    context: &Context,
+    name: &ServiceName,
+    is_foreground: bool,
+) -> io::Result<Option<PathBuf>> {
+    let directory = match &config.log {
+        LogTo::No => return Ok(if is_foreground { None } else { Some("/dev/null".into()) }),
+        // By hand, the terminal is the log unless the script says otherwise.
+        LogTo::Default if is_foreground => return Ok(None),
+        LogTo::Default | LogTo::Yes => context.logdir.join(name.as_str()),
+        LogTo::Path(path) => path.clone(),
+    };
+    let file = directory.join("current");
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
+    match options.open(&file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+            options.open(&file)?;
+        }
+        other => drop(other?),
+    }
+    Ok(Some(file))
+}
+
+/// What is executed, and in which surroundings.
+#[must_use]
+pub fn prepare(entry: &Entry, context: &Context, run: u64, output: Option<PathBuf>) -> Launch {
+    let text = |s: &OsStr| CString::new(s.as_bytes()).unwrap_or_default();
+    let program = text(entry.program.as_os_str());
+    Launch {
+        arguments: vec![program.clone()],
+        program,
+        environment: context.environment_of(run),
+        directory: entry.directory.clone().unwrap_or_else(|| context.cwd.clone()),
+        umask: Some(context.umask),
+        limits: context.limits.clone(),
+        output,
+    }
+}
+
+/// The orphans that the keeper knows to belong to an adopted run.
+#[must_use]
+pub fn strays(files: &Files) -> Vec<ProcessId> {
+    let text = fs::read_to_string(files.file("strays")).unwrap_or_default();
+    let line = |line: &str| {
+        let (pid, born) = line.split_once(' ')?;
+        Some(ProcessId { pid: pid.parse().ok()?, born: born.parse().ok()? })
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// Notes an orphan of a service.
+///
+/// # Errors
+/// As `open(2)` and `write(2)`.
+pub fn note_stray(files: &Files, stray: ProcessId) -> io::Result<()> {
+    use std::io::Write;
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let line = format!("{} {}\n", stray.pid, stray.born);
+    options.open(files.file("strays"))?.write_all(line.as_bytes())
+}

@@ -1,0 +1,219 @@
+//! A worker's connection to its keeper. Either may die: when the keeper has, a
+//! worker connects to the next one, and if there is none, one of the workers
+//! starts it. A lock decides which; the others watch whoever has it, since that
+//! one may die as well before its keeper answers.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use crate::backend::{ProcessBackend, ProcessId};
+use crate::control::{self, Frame, Got, Reader};
+use crate::lock::{self, Holder, LockFile};
+use crate::messages;
+use crate::name::ServiceName;
+use crate::supervise::news::News;
+
+/// Something that the keeper passes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// `start`, in these surroundings.
+    Start {
+        /// Who asks.
+        client: String,
+        /// An encoded context.
+        context: Vec<u8>,
+    },
+    /// `stop`.
+    Stop {
+        /// Without patience.
+        now: bool,
+    },
+    /// End the service, and leave what is wanted as it is.
+    Leave,
+    /// `restart`.
+    Restart,
+}
+
+impl Request {
+    /// As it travels.
+    #[must_use]
+    pub fn to_frame(&self) -> Frame {
+        match self {
+            Self::Start { client, context } => {
+                Frame::from_bytes(context.clone()).after(client).after("start")
+            }
+            Self::Stop { now: false } => Frame::new(["stop"]),
+            Self::Stop { now: true } => Frame::new(["stop-now"]),
+            Self::Leave => Frame::new(["leave"]),
+            Self::Restart => Frame::new(["restart"]),
+        }
+    }
+
+    /// From what travelled; `None` for what a later version may ask.
+    #[must_use]
+    pub fn from_frame(frame: &Frame) -> Option<Self> {
+        let (verb, rest) = frame.split()?;
+        Some(match verb {
+            "start" => {
+                let (client, context) = rest.split()?;
+                Self::Start { client: client.to_owned(), context: context.bytes().to_vec() }
+            }
+            "stop" => Self::Stop { now: false },
+            "stop-now" => Self::Stop { now: true },
+            "leave" => Self::Leave,
+            "restart" => Self::Restart,
+            _ => return None,
+        })
+    }
+}
+
+/// How a new keeper is started: its program, and whom it is for.
+#[derive(Debug, Clone)]
+pub struct KeeperCommand {
+    /// `auto-reraise`.
+    pub program: PathBuf,
+    /// `$RERAISE_PIDDIR`.
+    pub piddir: PathBuf,
+    /// `.reraise-UID`.
+    pub state: PathBuf,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Link {
+    stream: Option<UnixStream>,
+    reader: Reader,
+    keeper: Option<KeeperCommand>,
+    name: String,
+    /// Whose end means that a keeper must be looked for again.
+    awaited: Option<ProcessId>,
+}
+
+impl Link {
+    /// To a keeper that holds the other end.
+    #[must_use]
+    pub fn new(stream: UnixStream, name: &ServiceName, keeper: KeeperCommand) -> Self {
+        let name = name.as_str().to_owned();
+        Self { stream: Some(stream), keeper: Some(keeper), name, ..Self::default() }
+    }
+
+    /// To none: a worker that was started by hand.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// To be listened on.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.stream.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Tells everybody who has asked for something about this service.
+    pub fn tell(&mut self, news: &News) {
+        self.send(&news.to_frame().after("all"));
+    }
+
+    /// Tells one client.
+    pub fn answer(&mut self, client: &str, news: &News) {
+        self.send(&news.to_frame().after(client).after("to"));
+    }
+
+    fn send(&mut self, frame: &Frame) {
+        // A keeper that is gone is noticed by reading.
+        if let Some(stream) = &self.stream {
+            let _ = control::send(stream, frame);
+        }
+    }
+
+    /// The requests that have come in. Each is acknowledged, so that the keeper
+    /// knows which to give to our successor when we die.
+    ///
+    /// # Errors
+    /// When no keeper can be looked for.
+    pub fn receive<B: ProcessBackend>(&mut self, backend: &mut B) -> io::Result<Vec<Request>> {
+        let Some(stream) = &self.stream else { return Ok(Vec::new()) };
+        let mut requests = Vec::new();
+        let got = self.reader.read(stream, |frame| requests.push(Request::from_frame(&frame)));
+        for _ in &requests {
+            self.send(&Frame::new(["ack"]));
+        }
+        if !matches!(got, Ok(Got::Open)) {
+            self.drop_stream(backend);
+            self.recover(backend)?;
+        }
+        Ok(requests.into_iter().flatten().collect())
+    }
+
+    fn drop_stream<B: ProcessBackend>(&mut self, backend: &mut B) {
+        if let Some(stream) = self.stream.take() {
+            backend.unlisten(stream.as_fd());
+        }
+        self.reader = Reader::default();
+    }
+
+    /// Whether this process was to become our keeper, or is to start it.
+    #[must_use]
+    pub fn awaits(&self, process: ProcessId) -> bool {
+        self.awaited == Some(process)
+    }
+
+    /// Finds a keeper, or has one started.
+    ///
+    /// # Errors
+    /// When descriptors or kernel memory have run out.
+    pub fn recover<B: ProcessBackend>(&mut self, backend: &mut B) -> io::Result<()> {
+        let (None, Some(keeper)) = (&self.stream, self.keeper.clone()) else { return Ok(()) };
+        self.awaited = None;
+        // Whoever is awaited may end before it is watched: then once more.
+        for _ in 0..100 {
+            if let Ok(stream) = connect(&keeper.state) {
+                let pid = std::process::id().to_string();
+                control::send(&stream, &Frame::new(["hello", &self.name, &pid]))?;
+                backend.listen(stream.as_fd())?;
+                self.stream = Some(stream);
+                return Ok(());
+            }
+            match elect(&keeper) {
+                Ok(pid) => {
+                    if let Some(process) = backend.identify(pid)?
+                        && backend.watch(process)?
+                    {
+                        self.awaited = Some(process);
+                        return Ok(());
+                    }
+                }
+                Err(e) => messages::say(&self.name, &format!("cannot start a keeper: {e}")),
+            }
+        }
+        messages::say(&self.name, "no keeper could be started; going on without one");
+        Ok(())
+    }
+}
+
+/// Starts a keeper unless somebody else is at it; the process to be watched.
+fn elect(keeper: &KeeperCommand) -> io::Result<i32> {
+    let lock = LockFile::open(&keeper.state.join("keeper.lock"))?;
+    if !lock.try_take(lock::CHANGING)? {
+        return match lock.holder(lock::CHANGING)? {
+            Holder::Pid(pid) => Ok(pid),
+            Holder::Nobody | Holder::Elsewhere => Ok(0),
+        };
+    }
+    // One that lives and does not answer yet calls us when it does.
+    if let Holder::Pid(pid) = lock.holder(lock::ALIVE)? {
+        return Ok(pid);
+    }
+    let words = ["--keeper".as_ref(), keeper.piddir.as_os_str()];
+    crate::backend::native::exec_beside(&keeper.program, &words)
+}
+
+/// Connects to the keeper's socket.
+///
+/// # Errors
+/// As `connect(2)`: `ENOENT` and `ECONNREFUSED` say that there is no keeper.
+pub fn connect(state: &Path) -> io::Result<UnixStream> {
+    control::with_short_path(state, "keeper", |path| UnixStream::connect(path))
+}

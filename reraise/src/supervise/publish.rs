@@ -1,0 +1,120 @@
+//! What a worker writes down after each step: the run slot for its successor,
+//! the record for everybody.
+
+use std::fs;
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::backend::ProcessBackend;
+use crate::record::{self, More, Record};
+use crate::slot;
+use crate::supervise::machine::{Outcome, State};
+use crate::supervise::worker::{Worker, nanoseconds};
+
+/// What a record says, reduced to what makes a new one necessary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    phase: record::Phase,
+    pid: Option<i32>,
+    is_stopping: bool,
+    is_done: bool,
+}
+
+/// Brings slot and record up to date.
+///
+/// # Errors
+/// When one could not be written; the old one is still there.
+pub fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<()> {
+    let state = worker.machine.state().clone();
+    write_slot(worker, &state)?;
+    let pid = worker.tree.as_ref().map(|t| t.main.pid);
+    let shown = |phase| Shown { phase, pid, is_stopping: false, is_done: false };
+    let shown = match state {
+        // Nothing to show before the program runs.
+        State::Down | State::Launching => return Ok(()),
+        State::Starting { .. } => shown(record::Phase::Start),
+        State::Running => shown(record::Phase::Run),
+        State::Stopping { .. } => Shown { is_stopping: true, ..shown(record::Phase::Run) },
+        State::Clearing { .. } | State::Delay { .. } => {
+            Shown { pid: None, ..shown(record::Phase::Stop) }
+        }
+        State::Over(Outcome::Stopped | Outcome::NotRunning) => {
+            worker.published = None;
+            worker.forget_strays();
+            return match fs::remove_file(&worker.files.record) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            };
+        }
+        State::Over(Outcome::Failed(_) | Outcome::Unlaunchable(_)) => {
+            Shown { pid: None, ..shown(record::Phase::Error) }
+        }
+        State::Over(Outcome::Done(_)) => {
+            Shown { pid: None, is_done: true, ..shown(record::Phase::Stop) }
+        }
+        // The record goes on naming what is left.
+        State::Over(Outcome::Survived) => return Ok(()),
+    };
+    if worker.published == Some(shown) {
+        return Ok(());
+    }
+    let record = compose(worker, shown);
+    record.write(&worker.files.record, &worker.files.file("record.new"))?;
+    worker.published = Some(shown);
+    Ok(())
+}
+
+fn compose<B: ProcessBackend>(worker: &Worker<B>, shown: Shown) -> Record {
+    let now = worker.backend.now();
+    // A run's record counts from its beginning, any other from now.
+    let since = if shown.pid.is_some() { worker.machine.since() } else { now };
+    let age = now.saturating_sub(since);
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let is_over = matches!(worker.machine.state(), State::Over(_));
+    let more = More {
+        born: worker.tree.as_ref().filter(|_| shown.pid.is_some()).map_or(0, |t| t.main.born),
+        worker_born: if is_over { 0 } else { worker.me.born },
+        boot: worker.place.boot,
+        space: worker.place.space,
+        mono: since.as_secs(),
+        raised: worker.slot.raised,
+        is_stopping: shown.is_stopping,
+        is_done: shown.is_done,
+    };
+    Record {
+        phase: shown.phase,
+        exit: worker.machine.last_exit().and_then(crate::backend::Exit::code),
+        pid: shown.pid,
+        worker: (!is_over).then_some(worker.me.pid),
+        epoch: wall.saturating_sub(age).as_secs() as i64,
+        more: Some(more),
+    }
+}
+
+fn write_slot<B: ProcessBackend>(worker: &mut Worker<B>, state: &State) -> io::Result<()> {
+    let (phase, until) = match *state {
+        State::Down => (slot::Phase::Idle, Duration::ZERO),
+        State::Launching => (slot::Phase::Launching, Duration::ZERO),
+        State::Starting { .. } | State::Running => (slot::Phase::Up, Duration::ZERO),
+        State::Delay { until } => (slot::Phase::Delay, until),
+        State::Clearing { .. } => (slot::Phase::Clearing, Duration::ZERO),
+        State::Stopping { again: false, .. } => (slot::Phase::Stopping, Duration::ZERO),
+        State::Stopping { again: true, .. } => (slot::Phase::Restarting, Duration::ZERO),
+        State::Over(Outcome::Survived) => (slot::Phase::Stopping, Duration::ZERO),
+        State::Over(_) => (slot::Phase::Over, Duration::ZERO),
+    };
+    let history = worker.machine.history();
+    let mut next = worker.slot;
+    next.phase = phase;
+    next.until = nanoseconds(until);
+    next.started = history.started;
+    next.failures = history.failures;
+    if phase == slot::Phase::Up {
+        next.since = nanoseconds(worker.machine.since());
+    }
+    if next != worker.slot {
+        worker.slot = next;
+        worker.slot_file.write(&next)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,393 @@
+//! The loop around the state machine: wait, step, perform. One worker supervises
+//! one service; everything on disk about that service is written by whoever
+//! holds its lock, and that is the worker.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use crate::backend::{
+    Event, Exit, LaunchError, ProcessBackend, ProcessId, Scope, Signal, Step, Tree,
+};
+use crate::context::Context;
+use crate::error::Fault;
+use crate::lock::LockFile;
+use crate::messages;
+use crate::name::ServiceName;
+use crate::paths::Files;
+use crate::slot::{self, Phase, Slot, SlotFile};
+use crate::supervise::ladder::Whom;
+use crate::supervise::launch;
+use crate::supervise::link::{Link, Request};
+use crate::supervise::machine::{Action, Input, Machine, Outcome, State};
+use crate::supervise::news::News;
+use crate::supervise::publish;
+use crate::wanted::Wanted;
+
+/// Where pids mean something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// The boot.
+    pub boot: u64,
+    /// The pid namespace.
+    pub space: u64,
+}
+
+/// A worker that holds its service's lock.
+pub struct Worker<B: ProcessBackend> {
+    pub(super) backend: B,
+    pub(super) name: ServiceName,
+    pub(super) me: ProcessId,
+    pub(super) place: Place,
+    pub(super) files: Files,
+    pub(super) slot_file: SlotFile,
+    pub(super) slot: Slot,
+    pub(super) context: Context,
+    pub(super) machine: Machine,
+    pub(super) tree: Option<Tree>,
+    pub(super) link: Link,
+    /// By hand, without a keeper: standard output stays where it is.
+    pub(super) is_foreground: bool,
+    /// What the record last said, so that it is not written twice.
+    pub(super) published: Option<publish::Shown>,
+    pub(super) _lock: LockFile,
+}
+
+impl<B: ProcessBackend> Worker<B> {
+    /// Supervises until there is nothing more to do.
+    ///
+    /// # Errors
+    /// When waiting fails; another worker then takes over.
+    pub fn run(&mut self) -> io::Result<Outcome> {
+        loop {
+            if let State::Over(outcome) = *self.machine.state() {
+                self.link.tell(&News::Over(outcome));
+                return Ok(outcome);
+            }
+            let event = self.backend.next_event(self.machine.deadline())?;
+            self.on_event(event)?;
+        }
+    }
+
+    fn is_main(&self, id: ProcessId) -> bool {
+        self.tree.as_ref().is_some_and(|t| t.main == id)
+    }
+
+    pub(super) fn on_event(&mut self, event: Event) -> io::Result<()> {
+        match event {
+            Event::Launched(id) if self.is_main(id) => self.feed(Input::Launched)?,
+            Event::LaunchFailed(id, error) if self.is_main(id) => {
+                self.tree = None;
+                self.feed(Input::LaunchFailed(error))?;
+            }
+            Event::Ended(id, exit) if self.is_main(id) && self.machine.is_alive() => {
+                let exit = self.known(exit);
+                let alone = self.is_alone()?;
+                self.feed(Input::Ended { exit, alone })?;
+            }
+            Event::Ended(id, _) if self.link.awaits(id) => self.link.recover(&mut self.backend)?,
+            // Of a former run, or of an orphan: the tree may be gone now.
+            Event::Launched(_) | Event::LaunchFailed(..) => {}
+            Event::Ended(..) | Event::OrphanEnded => self.recheck()?,
+            Event::Signal(signal) => self.on_signal(signal)?,
+            Event::Input => self.on_requests()?,
+            Event::Deadline => self.feed(Input::Deadline)?,
+        }
+        Ok(())
+    }
+
+    fn on_signal(&mut self, signal: Signal) -> io::Result<()> {
+        match signal {
+            // The end of the session is no order to keep the service down:
+            // what is wanted stays as it was.
+            Signal::SIGTERM | Signal::SIGINT => self.stop(false),
+            Signal::SIGHUP if self.is_foreground => self.stop(false),
+            Signal::SIGUSR2 => self.feed(Input::Restart),
+            // A new keeper calls.
+            Signal::SIGUSR1 if !self.is_foreground => self.link.recover(&mut self.backend),
+            _ => Ok(()),
+        }
+    }
+
+    /// The second time is meant.
+    fn stop(&mut self, now: bool) -> io::Result<()> {
+        let is_stopping = matches!(self.machine.state(), State::Stopping { again: false, .. });
+        self.feed(if now || is_stopping { Input::StopNow } else { Input::Stop })
+    }
+
+    fn on_requests(&mut self) -> io::Result<()> {
+        for request in self.link.receive(&mut self.backend)? {
+            match request {
+                Request::Start { client, context } => self.on_start(&client, &context)?,
+                Request::Stop { now } => {
+                    self.want(Wanted::Down);
+                    // A second request is not a second TERM: it only waits.
+                    self.feed(if now { Input::StopNow } else { Input::Stop })?;
+                }
+                Request::Leave => self.stop(false)?,
+                Request::Restart => self.feed(Input::Restart)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn on_start(&mut self, client: &str, encoded: &[u8]) -> io::Result<()> {
+        match self.machine.state() {
+            State::Launching | State::Starting { .. } | State::Running => {
+                let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
+                self.want(Wanted::Up);
+                self.link.answer(client, &News::Already(pid));
+                return Ok(());
+            }
+            State::Down | State::Delay { .. } | State::Clearing { .. } | State::Stopping { .. } => {}
+            // We are leaving; the keeper asks our successor.
+            State::Over(_) => return Ok(()),
+        }
+        if let Some(context) = Context::decode(encoded) {
+            if let Err(e) = Context::keep(encoded, &self.files.file("context")) {
+                self.say(&format!("cannot keep the new surroundings: {e}"));
+            }
+            self.context = context;
+        }
+        self.want(Wanted::Up);
+        self.feed(Input::Start)
+    }
+
+    fn want(&mut self, wanted: Wanted) {
+        if let Err(e) = wanted.write(&self.files.own) {
+            let word = wanted.as_str();
+            self.tell_fault(&Fault::system(&self.name, &format!("cannot note that it is wanted {word}"), &e));
+        }
+    }
+
+    /// Steps the machine, does what it says, and publishes what became of it.
+    pub(super) fn feed(&mut self, input: Input) -> io::Result<()> {
+        let mut next = Some(input);
+        while let Some(input) = next.take() {
+            let was_running = *self.machine.state() == State::Running;
+            let actions = self.machine.step(input, self.backend.now());
+            for action in actions {
+                match action {
+                    Action::Spawn => next = self.spawn()?.map(Input::LaunchFailed),
+                    Action::Signal(signal, whom) => self.signal(signal, whom)?,
+                    Action::NameSurvivors => self.name_survivors()?,
+                }
+            }
+            if next.is_none() {
+                self.publish();
+            }
+            let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
+            match (input, self.machine.state()) {
+                (Input::Launched, _) => self.link.tell(&News::Launched(pid)),
+                (Input::Deadline, State::Running) if !was_running => {
+                    self.link.tell(&News::Running(pid));
+                }
+                _ => {}
+            }
+        }
+        // A kill that came too early for a fork is repeated when that is seen.
+        if self.is_ending() && !self.machine.is_alive() && self.tree.is_some() && self.is_alone()? {
+            self.tree = None;
+            return self.feed(Input::Alone);
+        }
+        Ok(())
+    }
+
+    fn is_ending(&self) -> bool {
+        matches!(self.machine.state(), State::Stopping { .. } | State::Clearing { .. })
+    }
+
+    fn recheck(&mut self) -> io::Result<()> {
+        if !self.is_ending() || self.tree.is_none() {
+            return Ok(());
+        }
+        if !self.machine.is_alive() && self.is_alone()? {
+            self.tree = None;
+            return self.feed(Input::Alone);
+        }
+        // What was forked while its parent was being killed.
+        let climb = match self.machine.state() {
+            State::Stopping { climb, .. } | State::Clearing { climb, .. } => climb.clone(),
+            _ => return Ok(()),
+        };
+        let (signal, whom, _) = climb.rung();
+        if signal == Signal::SIGKILL { self.signal(signal, whom) } else { Ok(()) }
+    }
+
+    fn scope(&self) -> Scope {
+        if self.machine.config.detach { Scope::Session } else { Scope::Tree }
+    }
+
+    /// Whether nothing is left of the run that must end with it.
+    pub(super) fn is_alone(&mut self) -> io::Result<bool> {
+        let scope = self.scope();
+        let Some(tree) = &mut self.tree else { return Ok(true) };
+        tree.scope = scope;
+        if !tree.is_ours {
+            tree.strays = launch::strays(&self.files);
+        }
+        Ok(self.backend.members(tree)?.is_empty())
+    }
+
+    pub(super) fn signal(&mut self, signal: Signal, whom: Whom) -> io::Result<()> {
+        let scope = match whom {
+            Whom::Process => None,
+            Whom::Group => Some(Scope::Group),
+            Whom::Tree => Some(self.scope()),
+        };
+        let Some(tree) = &mut self.tree else { return Ok(()) };
+        let members = match scope {
+            None => vec![tree.main],
+            Some(scope) => {
+                tree.scope = scope;
+                if !tree.is_ours {
+                    tree.strays = launch::strays(&self.files);
+                }
+                self.backend.members(tree)?
+            }
+        };
+        let is_ours = tree.is_ours && self.backend.keeps_orphans();
+        for member in members {
+            if !is_ours {
+                self.backend.watch(member)?;
+            }
+            match self.backend.signal(member, signal) {
+                // Stopped processes act on nothing but KILL until continued.
+                Ok(true) if signal != Signal::SIGKILL => {
+                    let _ = self.backend.signal(member, Signal::SIGCONT);
+                }
+                Ok(_) => {}
+                Err(e) => self.say(&format!("cannot signal pid {}: {e}", member.pid)),
+            }
+        }
+        Ok(())
+    }
+
+    fn name_survivors(&mut self) -> io::Result<()> {
+        let scope = self.scope();
+        let Some(tree) = &mut self.tree else { return Ok(()) };
+        tree.scope = scope;
+        let left: Vec<i32> = self.backend.members(tree)?.iter().map(|m| m.pid).collect();
+        if !left.is_empty() {
+            self.say(&format!("these processes outlived all signals: {left:?}"));
+            self.link.tell(&News::Survivors(left));
+        }
+        Ok(())
+    }
+
+    /// How the recorded run ended, if anybody knows.
+    fn known(&self, exit: Exit) -> Exit {
+        if exit != Exit::Unknown {
+            return exit;
+        }
+        let left = slot::left_status(&self.files.file("exit"), self.slot.run);
+        left.map_or(Exit::Unknown, Exit::from_status)
+    }
+
+    /// Launches anew. The error is the machine's to judge.
+    fn spawn(&mut self) -> io::Result<Option<LaunchError>> {
+        self.tree = None;
+        match launch::load(&self.context, &self.name) {
+            Ok(loaded) => {
+                // An edit that makes no sense is reported, and the service is
+                // raised by what it said before.
+                if loaded.problems.is_empty() {
+                    self.machine.config = loaded.config;
+                } else {
+                    for problem in &loaded.problems {
+                        self.say(&format!("{}: {problem}", loaded.entry.program.display()));
+                    }
+                }
+                self.launch(&loaded.entry)
+            }
+            Err(fault) => {
+                self.say(&fault.what);
+                let errno = if fault.code == crate::error::ExitCode::NoService {
+                    libc::ENOENT
+                } else {
+                    libc::EACCES
+                };
+                Ok(Some(LaunchError { step: Step::Exec, errno }))
+            }
+        }
+    }
+
+    fn launch(&mut self, entry: &crate::service::Entry) -> io::Result<Option<LaunchError>> {
+        let failed = |e: io::Error| {
+            let errno = e.raw_os_error().unwrap_or(libc::EINVAL);
+            Ok(Some(LaunchError { step: Step::Fork, errno }))
+        };
+        let run = run_number(self.me, self.backend.now());
+        let output = launch::output(&self.machine.config, &self.context, &self.name, self.is_foreground);
+        let output = match output {
+            Ok(output) => output,
+            Err(e) => {
+                self.say(&format!("cannot write its log, its output is dropped: {e}"));
+                Some("/dev/null".into())
+            }
+        };
+        let launch = launch::prepare(entry, &self.context, run, output);
+        let main = match self.backend.spawn(&launch) {
+            Ok(main) => main,
+            Err(e) => return failed(e),
+        };
+        let history = self.machine.history();
+        self.slot = Slot {
+            phase: Phase::Launching,
+            started: history.started,
+            failures: history.failures,
+            pid: main.pid,
+            born: main.born,
+            run,
+            boot: self.place.boot,
+            space: self.place.space,
+            since: nanoseconds(self.backend.now()),
+            until: 0,
+            raised: self.slot.raised + u32::from(self.slot.run != 0),
+        };
+        // A run that nobody could find again must not begin.
+        let noted = self.slot_file.write(&self.slot).and_then(|()| self.backend.release(main));
+        if let Err(e) = noted {
+            self.backend.signal(main, Signal::SIGKILL)?;
+            return failed(e);
+        }
+        let scope = Scope::Tree;
+        self.tree = Some(Tree { main, run, is_ours: true, strays: Vec::new(), scope });
+        Ok(None)
+    }
+
+    fn publish(&mut self) {
+        if let Err(e) = publish::publish(self) {
+            self.say(&format!("cannot write its record: {e}"));
+        }
+    }
+
+    pub(super) fn tell_fault(&mut self, fault: &Fault) {
+        self.say(&fault.what);
+        self.link.tell(&News::Fault(fault.clone()));
+    }
+
+    pub(super) fn say(&self, what: &str) {
+        messages::say(self.name.as_str(), what);
+    }
+
+    /// Removes what only an adopted run had.
+    pub(super) fn forget_strays(&self) {
+        let _ = fs::remove_file(self.files.file("strays"));
+        let _ = fs::remove_file(self.files.file("exit"));
+    }
+}
+
+/// Nanoseconds, as a slot keeps them.
+pub(super) fn nanoseconds(time: Duration) -> u64 {
+    time.as_nanos() as u64
+}
+
+/// A number that no other run of this service has had: time and worker, mixed
+/// (splitmix64) so that it looks like none of them.
+fn run_number(me: ProcessId, now: Duration) -> u64 {
+    let mut z = nanoseconds(now) ^ (me.pid as u64).rotate_left(40) ^ me.born;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)).max(1)
+}

@@ -193,6 +193,49 @@ mod tests {
         }
     }
 
+    /// What is accepted means the same to a shell, and runs nothing there.
+    #[test]
+    fn a_shell_agrees() {
+        let pieces: Vec<&str> =
+            "'|\"|\\| |\t|#|~|/|$|{|}|A|$A|${A}|$HOME|B|x|yz|=|*|?|[|]|!|-|é|,|%|^|:|1"
+                .split('|')
+                .chain(["(", ")", ";", "&", "<", ">", "|", "`"])
+                .collect();
+        let env = |name: &str| match name {
+            "HOME" => Some("/home/me".to_owned()),
+            "A" => Some("a  'b\" \\ $A *".to_owned()),
+            _ => None,
+        };
+        let (mut script, mut values) = (String::new(), Vec::new());
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        for _ in 0..20_000 {
+            let mut line = "config_x=".to_owned();
+            for _ in 0..state % 9 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                line += pieces[usize::try_from(state >> 33).unwrap() % pieces.len()];
+            }
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            if let Some((_, Ok(value))) = look_at(line.as_bytes(), &env) {
+                script += &format!("{line}\nprintf '%s\\0' \"$config_x\"\n");
+                values.push(value);
+            }
+        }
+        assert!(values.len() > 2000, "{}", values.len());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("script");
+        std::fs::write(&path, script).unwrap();
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell.arg(path).env_clear().env("HOME", "/home/me").env("A", env("A").unwrap());
+        let output = shell.current_dir("/").output().unwrap();
+        let seen = String::from_utf8(output.stdout).unwrap();
+        for (seen, value) in seen.split('\0').zip(&values) {
+            assert_eq!(seen, value);
+        }
+        assert_eq!((seen.matches('\0').count(), output.stderr), (values.len(), Vec::new()));
+    }
+
     /// Gives one byte at a time, and an interruption before each.
     struct Trickle<'a>(&'a [u8], bool);
 

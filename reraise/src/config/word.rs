@@ -1,7 +1,7 @@
 //! One word of a shell's grammar: what stands after `=`.
 //!
 //! A value means what a shell would make of it, or it is refused: quotes,
-//! `$NAME` and `${NAME}` of the environment, a leading `~/` and a comment are
+//! `$NAME` and `${NAME}` of the environment, `~/` and a comment are
 //! understood; whatever would run a command or needs a shell's memory is not.
 
 use std::ffi::OsStr;
@@ -58,6 +58,10 @@ pub(super) fn read_word(bytes: &[u8], env: Env<'_>) -> Result<String, Refusal> {
             b' ' | b'\t' if is_rest(word.rest) => break,
             b' ' | b'\t' => return trailing(word.rest.trim_ascii()),
             b';' | b'&' | b'|' | b'<' | b'>' | b'(' | b')' => return trailing(&[byte]),
+            b':' => {
+                word.value.push(byte);
+                word.tilde()?;
+            }
             _ => word.value.push(byte),
         }
     }
@@ -71,10 +75,10 @@ impl Word<'_> {
         Some(byte)
     }
 
-    /// `~` or `~/…`: the home directory.
+    /// `~` or `~/…`, first or after a colon: the home directory.
     fn tilde(&mut self) -> Result<(), Refusal> {
         match self.rest {
-            [b'~'] | [b'~', b'/' | b' ' | b'\t', ..] => {
+            [b'~'] | [b'~', b'/' | b':' | b' ' | b'\t', ..] => {
                 self.rest = &self.rest[1..];
                 self.variable("HOME")
             }
@@ -116,7 +120,7 @@ impl Word<'_> {
     fn dollar(&mut self, is_quoted: bool) -> Result<(), Refusal> {
         const PLAIN: &str = "write $NAME, ${NAME} or the value itself";
         let (is_braced, start) = match self.rest {
-            [b'(', b'(', ..] => return refuse("arithmetic is not understood", PLAIN),
+            [b'(', b'(', ..] | [b'[', ..] => return refuse("arithmetic is not understood", PLAIN),
             [b'(', ..] => return substitution("$(…)"),
             [b'\'' | b'"', ..] if !is_quoted => {
                 return refuse("`$` before a quote is not understood", PLAIN);
@@ -230,6 +234,7 @@ mod tests {
             ("~", "/home/me"),
             ("~ # home", "/home/me"),
             ("~/log", "/home/me/log"),
+            ("a:~:~/b", "a:/home/me:/home/me/b"),
             ("'~/log'", "~/log"),
             ("a~/log", "a~/log"),
             ("été", "été"),
@@ -247,6 +252,7 @@ mod tests {
             (b"$(x)", "$(…) would run a command"),
             (b"\"1$(x)\"", "$(…) would run a command"),
             (b"$((1+1))", "arithmetic is not understood"),
+            (b"$[1+1]", "arithmetic is not understood"),
             (b"${A:-x}", "only ${NAME} is understood between braces"),
             (b"${#A}", "only ${NAME} is understood between braces"),
             (b"${A", "only ${NAME} is understood between braces"),

@@ -1,0 +1,3 @@
+//! What a supervisor decides, apart from what it does.
+pub mod ladder;
+pub mod policy;

@@ -1,1 +1,30 @@
-//! What Reraise does differently on macOS.
+//! What Reraise does differently on macOS: identity and lists of processes from
+//! libproc; the waiting is the kqueue of `reraise-sys-bsd`.
+//!
+//! A leaf: it knows the kernel and nothing of Reraise. The crates for the other
+//! systems export the same items; `reraise/src/backend/native.rs` holds the
+//! table that proves it at compile time.
+//!
+//! What macOS does not give: orphans go to launchd, so a process that left its
+//! tree is known by its session and environment only; the environment of what
+//! is protected (System Integrity Protection) or of another user is not shown;
+//! on older kernels the wait status of a process that is not our child is there
+//! only while it is a zombie.
+#![cfg(target_os = "macos")]
+
+mod libproc;
+mod ours;
+
+pub use libproc::{born, descendants, exit_status, processes, send};
+pub use ours::{
+    become_subreaper, boot_id, carries, close_from, disable_pidfd, pid_space, set_title,
+};
+pub use reraise_sys_bsd::kqueue::Event;
+pub use reraise_sys_bsd::posix::{fork_beside, parent, peek_child};
+pub use reraise_sys_bsd::tree::Process;
+
+/// Waits for signals, descriptors and the ends of foreign processes.
+pub type EventQueue = reraise_sys_bsd::kqueue::Queue<libproc::Kernel>;
+
+/// Orphans of our descendants go to launchd.
+pub const KEEPS_ORPHANS: bool = false;

@@ -1,0 +1,82 @@
+//! Lists of processes, and what a supervisor asks for itself.
+
+use std::ffi::CStr;
+use std::io;
+
+use crate::tree::{Process, below};
+use crate::{kinfo, reaper};
+
+/// All living processes that we may see (sysctl(3), `KERN_PROC_PROC`,
+/// `KERN_PROC_ALL`); zombies are left out.
+///
+/// # Errors
+/// When the kernel does not answer, or with a structure that we do not know.
+pub fn processes() -> io::Result<Vec<Process>> {
+    let alive = kinfo::all()?.into_iter().filter(|i| !i.is_dead);
+    Ok(alive.map(|i| Process { pid: i.pid, ppid: i.ppid, pgid: i.pgid, sid: i.sid }).collect())
+}
+
+/// The living descendants of a process, by their parents. Our own are taken
+/// from the reaper too where the kernel keeps such a list (FreeBSD), since a
+/// look at all processes can miss one that is being forked.
+///
+/// # Errors
+/// As [`processes`].
+pub fn descendants(root: i32) -> io::Result<Vec<i32>> {
+    let mut found = vec![root];
+    if root == std::process::id() as i32 {
+        found.extend(reaper::descendants());
+    }
+    // A zombie may have children that have not been given to their reaper yet.
+    let all = kinfo::all()?;
+    let tree: Vec<Process> = all
+        .iter()
+        .map(|i| Process { pid: i.pid, ppid: i.ppid, pgid: i.pgid, sid: i.sid })
+        .collect();
+    found.extend(below(&tree, &found));
+    found.retain(|&pid| pid != root && !all.iter().any(|i| i.pid == pid && i.is_dead));
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "dragonfly")] {
+        /// Whether the environment that the process began with holds `entry`.
+        /// DragonFly does not tell, so always `false`, which proves nothing.
+        pub fn carries(_pid: i32, _entry: &[u8]) -> bool {
+            false
+        }
+    } else {
+        /// Whether the environment that the process began with holds `entry`,
+        /// as in `NAME=VALUE` (sysctl(3), `KERN_PROC_ENV`). A program may
+        /// overwrite it, and another user's is not shown, so `false` proves
+        /// nothing.
+        pub fn carries(pid: i32, entry: &[u8]) -> bool {
+            let name = if cfg!(target_os = "freebsd") {
+                [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_ENV, pid]
+            } else {
+                [libc::CTL_KERN, libc::KERN_PROC_ARGS, pid, libc::KERN_PROC_ENV]
+            };
+            // OpenBSD puts pointers before the strings; the last one is null,
+            // so that the first string too follows a zero.
+            crate::sysctl::read_all(&name)
+                .is_ok_and(|environ| environ.split(|&b| b == 0).any(|e| e == entry))
+        }
+    }
+}
+
+/// Closes every descriptor from `first` on (`closefrom(2)`: FreeBSD 8, NetBSD
+/// 3, OpenBSD 3.5, DragonFly 1).
+pub fn close_from(first: i32) {
+    // SAFETY: closing descriptors that nobody uses any more is the point; the
+    // callers have just forked or are about to exec.
+    unsafe { libc::closefrom(first) };
+}
+
+/// What `ps` shows as our command line (`setproctitle(3)`; the dash keeps the
+/// name of the program from being put before it).
+pub fn set_title(title: &CStr) {
+    // SAFETY: the format takes one string, and that is given; it is copied.
+    unsafe { libc::setproctitle(c"-%s".as_ptr(), title.as_ptr()) };
+}

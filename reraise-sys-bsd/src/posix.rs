@@ -1,0 +1,97 @@
+//! What a supervisor asks of the kernel for itself, the same on all systems
+//! with a kqueue.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use nix::errno::Errno;
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, getpid, pipe};
+
+/// Our parent's pid, as it is now (`getppid(2)`).
+#[must_use]
+pub fn parent() -> i32 {
+    nix::unistd::getppid().as_raw()
+}
+
+/// A child of ours that has ended, with its wait status; it stays a zombie
+/// until it is waited for (`waitid(2)`, `WNOWAIT`: FreeBSD 9.1, NetBSD 8,
+/// OpenBSD 7.1, DragonFly 6, macOS). `Ok(None)`: there are children, and none
+/// has ended. `ECHILD`: there are none at all.
+///
+/// # Errors
+/// `ECHILD`, see above.
+pub fn peek_child() -> io::Result<Option<(i32, i32)>> {
+    // SAFETY: all-zero is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the pointer is to a live siginfo_t.
+    if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: waitid filled in the SIGCHLD members, or left zeros.
+    let pid = unsafe { info.si_pid() };
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: as above.
+    let value = unsafe { info.si_status() };
+    // FreeBSD and macOS give more than eight bits of an exit code.
+    let status = match info.si_code {
+        libc::CLD_EXITED => (value & 0xff) << 8,
+        libc::CLD_DUMPED => (value & 0x7f) | 0x80,
+        _ => value & 0x7f,
+    };
+    Ok(Some((pid, status)))
+}
+
+/// Forks a grandchild whose parent is not us: the child between ends at once
+/// and is waited for here. `None` in the grandchild. There is no `CLONE_PARENT`
+/// here: the grandchild belongs to init, or to the nearest reaper, which is
+/// ourselves after `become_subreaper`; its `parent` changes shortly after it
+/// has begun. `SIGCHLD` comes for the one between.
+///
+/// # Errors
+/// `EAGAIN` or `ENOMEM`, as `fork(2)`; `EMFILE`, as `pipe(2)`.
+///
+/// # Safety
+/// The process must be single-threaded, as with `fork`.
+pub unsafe fn fork_beside() -> io::Result<Option<Pid>> {
+    let (read, write) = pipe()?;
+    // SAFETY: single-threaded, says our caller.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => {
+            drop(write);
+            let mut answer = [0; size_of::<i32>()];
+            let told = File::from(read).read_exact(&mut answer);
+            while waitpid(child, None) == Err(Errno::EINTR) {}
+            told?;
+            match i32::from_ne_bytes(answer) {
+                errno if errno <= 0 => Err(io::Error::from_raw_os_error(-errno)),
+                pid => Ok(Some(Pid::from_raw(pid))),
+            }
+        }
+        ForkResult::Child => {
+            drop(read);
+            let mut write = File::from(write);
+            // SAFETY: as above; this process is a copy of a single-threaded one.
+            let (answer, code) = match unsafe { fork() } {
+                // The grandchild speaks for itself: then it is known even if
+                // the one between is killed.
+                Ok(ForkResult::Child) => (getpid().as_raw(), None),
+                Ok(ForkResult::Parent { .. }) => (0, Some(0)),
+                Err(e) => (-(e as i32), Some(1)),
+            };
+            if code != Some(0) {
+                // Nobody listens any more: our caller is dead, and we go on.
+                let _ = write.write_all(&answer.to_ne_bytes());
+            }
+            match code {
+                None => Ok(None),
+                // SAFETY: ends this process without anything of its parent's
+                // being flushed or freed.
+                Some(code) => unsafe { libc::_exit(code) },
+            }
+        }
+    }
+}

@@ -9,6 +9,7 @@
 pub mod fake;
 pub mod native;
 mod spawn;
+mod tree;
 
 use std::ffi::{CString, OsString};
 use std::fmt;

@@ -18,9 +18,9 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{geteuid, getpid, getsid};
 
 use super::spawn;
+use super::tree::{self, Relation};
 use super::{
-    Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Scope, Tree,
-    run_entry,
+    Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Scope, Tree, run_entry,
 };
 
 cfg_if::cfg_if! {
@@ -297,60 +297,27 @@ fn living(processes: &[ProcessId]) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-fn is_in_session(pid: i32, leader: i32) -> bool {
-    getsid(Some(nix::unistd::Pid::from_raw(pid))).is_ok_and(|sid| sid.as_raw() == leader)
-}
-
 fn is_in_group(pid: i32, leader: i32) -> bool {
     let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid)));
     group.is_ok_and(|group| group.as_raw() == leader)
 }
 
-/// The tree of a process that is not our child, from a look at all processes:
-/// by lineage, by session and by the mark in the environment.
+fn is_in_session(pid: i32, leader: i32) -> bool {
+    getsid(Some(nix::unistd::Pid::from_raw(pid))).is_ok_and(|sid| sid.as_raw() == leader)
+}
+
+/// The tree of a process that is not our child, from a look at all processes.
 fn search(tree: &Tree) -> io::Result<Vec<i32>> {
-    let all = sys::processes()?;
-    let spared = [getpid().as_raw(), parent(), 1];
-    let mut found = living(&tree.strays)?;
-    let is_session = match sys::born(tree.main.pid)? {
-        Some(born) if born == tree.main.born => {
-            found.push(tree.main.pid);
-            true
-        }
-        // No pid is given away while a session has its number. So whoever
-        // has this one now shows that the session of the run is over.
-        Some(_) => false,
-        None => true,
-    };
+    let all: Vec<Relation> = sys::processes()?
+        .iter()
+        .map(|p| Relation { pid: p.pid, ppid: p.ppid, pgid: p.pgid, sid: p.sid })
+        .collect();
+    let main = tree.main.pid;
+    let main_pid = sys::born(main)?.map(|born| ProcessId { pid: main, born });
     let mark = run_entry(tree.run);
-    for process in &all {
-        if is_session && process.sid == tree.main.pid || sys::carries(process.pid, mark.as_bytes())
-        {
-            found.push(process.pid);
-        }
-    }
-    found.sort_unstable();
-    found.dedup();
-    found.retain(|pid| !spared.contains(pid));
-    let mut next = 0;
-    while let Some(&parent) = found.get(next) {
-        for child in all.iter().filter(|p| p.ppid == parent) {
-            if !found.contains(&child.pid) && !spared.contains(&child.pid) {
-                found.push(child.pid);
-            }
-        }
-        next += 1;
-    }
-    let leader = tree.main.pid;
-    let is_one = |pid, test: fn(&sys::Process, i32) -> bool| {
-        is_session && all.iter().any(|p| p.pid == pid && test(p, leader))
-    };
-    match tree.scope {
-        Scope::Tree => {}
-        Scope::Session => found.retain(|&pid| is_one(pid, |p, leader| p.sid == leader)),
-        Scope::Group => found.retain(|&pid| is_one(pid, |p, leader| p.pgid == leader)),
-    }
-    Ok(found)
+    let is_marked = |pid| sys::carries(pid, mark.as_bytes());
+    let spared = [getpid().as_raw(), parent(), 1];
+    Ok(tree::search(tree, &all, main_pid, &living(&tree.strays)?, &spared, is_marked))
 }
 
 impl ProcessBackend for Native {
@@ -461,16 +428,41 @@ impl ProcessBackend for Native {
     }
 
     fn elevation(&self, owner: Owner, interactive: bool) -> Elevation {
-        let us = geteuid();
-        if us.as_raw() == owner.uid {
-            return Elevation::None;
+        elevation(geteuid().as_raw(), owner, interactive)
+    }
+}
+
+/// How a command of `us` comes to run as `owner`.
+pub(super) fn elevation(us: u32, owner: Owner, interactive: bool) -> Elevation {
+    if us == owner.uid {
+        return Elevation::None;
+    }
+    if us == 0 {
+        return Elevation::Drop(owner);
+    }
+    let user = format!("#{}", owner.uid);
+    let ask: &[&str] = if interactive { &[] } else { &["-n"] };
+    let target = ["-u", &user, "--"];
+    Elevation::Sudo(["sudo"].iter().chain(ask).chain(&target).map(OsString::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sudo_is_for_another_user_who_is_not_root() {
+        let sudo = |words: &[&str]| Elevation::Sudo(words.iter().map(OsString::from).collect());
+        let owner = |uid| Owner { uid, gid: 7 };
+        for (us, them, interactive, expected) in [
+            (500, 500, true, Elevation::None),
+            (0, 0, false, Elevation::None),
+            (0, 500, true, Elevation::Drop(owner(500))),
+            (500, 600, true, sudo(&["sudo", "-u", "#600", "--"])),
+            (500, 600, false, sudo(&["sudo", "-n", "-u", "#600", "--"])),
+            (500, 0, false, sudo(&["sudo", "-n", "-u", "#0", "--"])),
+        ] {
+            assert_eq!(elevation(us, owner(them), interactive), expected, "{us} for {them}");
         }
-        if us.is_root() {
-            return Elevation::Drop(owner);
-        }
-        let user = format!("#{}", owner.uid);
-        let ask: &[&str] = if interactive { &[] } else { &["-n"] };
-        let target = ["-u", &user, "--"];
-        Elevation::Sudo(["sudo"].iter().chain(ask).chain(&target).map(OsString::from).collect())
     }
 }

@@ -16,6 +16,14 @@ pub fn processes() -> io::Result<Vec<Process>> {
     Ok(alive.map(|i| Process { pid: i.pid, ppid: i.ppid, pgid: i.pgid, sid: i.sid }).collect())
 }
 
+/// The living children of a process.
+///
+/// # Errors
+/// As [`processes`].
+pub fn children(pid: i32) -> io::Result<Vec<i32>> {
+    Ok(processes()?.into_iter().filter(|p| p.ppid == pid).map(|p| p.pid).collect())
+}
+
 /// The living descendants of a process, by their parents. Our own are taken
 /// from the reaper too where the kernel keeps such a list (FreeBSD), since a
 /// look at all processes can miss one that is being forked.

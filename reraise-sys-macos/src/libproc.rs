@@ -228,6 +228,20 @@ pub fn processes() -> io::Result<Vec<Process>> {
     Ok(all)
 }
 
+/// The living children of a process (proc_info.h, `PROC_PPID_ONLY`).
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn children(pid: i32) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for child in list(PROC_PPID_ONLY, pid as u32)? {
+        if born(child)?.is_some() {
+            found.push(child);
+        }
+    }
+    Ok(found)
+}
+
 /// The living descendants of a process (`proc_listpids`, `PROC_PPID_ONLY`).
 /// One whose parent has ended is launchd's and not among them.
 ///

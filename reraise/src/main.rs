@@ -1,1 +1,9 @@
-fn main(){}
+//! The program `reraise`.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(cli::main() as u8)
+}

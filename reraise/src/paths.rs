@@ -187,11 +187,11 @@ pub fn prepare_piddir(piddir: &Path, me: u32) -> Result<PathBuf, Fault> {
     make_dir(piddir, 0o755)?;
     check_ancestors(piddir, &[me])?;
     let about = metadata(piddir)?;
-    let shown = piddir.display();
+    let shown = piddir.display().to_string();
     if about.uid() != me && !(about.uid() == 0 && about.mode() & 0o1000 != 0) {
         return Err(Fault::new(
             ExitCode::Denied,
-            shown,
+            &shown,
             format!("belongs to user {}, who could exchange the records there", about.uid()),
             format!(
                 "give it to user {me} (chown {me} {shown}), share it safely (as root: \

@@ -26,6 +26,7 @@ mod world;
 
 use std::cell::{RefCell, RefMut};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -193,6 +194,16 @@ impl ProcessBackend for Fake {
     fn members(&mut self, tree: &Tree) -> io::Result<Vec<ProcessId>> {
         Ok(self.world().members(tree))
     }
+
+    fn keeps_orphans(&self) -> bool {
+        true
+    }
+
+    fn listen(&mut self, _: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unlisten(&mut self, _: BorrowedFd<'_>) {}
 
     fn next_event(&mut self, deadline: Option<Duration>) -> io::Result<Event> {
         self.world().next_event(deadline)

@@ -44,10 +44,10 @@ cfg_if::cfg_if! {
     }
 }
 
-pub use super::spawn::exec_beside;
+pub use super::spawn::{exec_beside, exit_now, fork_plainly, keep_only, set_groups};
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
-    children, close_from, disable_pidfd, fork_beside, parent, peek_child, pid_space, processes,
+    carries, children, close_from, disable_pidfd, fork_beside, parent, peek_child, pid_space, processes,
     send, set_title,
 };
 
@@ -109,7 +109,7 @@ enum Stage {
 /// The one real [`ProcessBackend`]. For a process with a single thread: it
 /// forks, and blocks signals for the thread that makes it.
 pub struct Native {
-    queue: sys::EventQueue,
+    queue: EventQueue,
     children: Vec<Child>,
     /// Processes that are not our children, or were not when we were asked.
     watched: Vec<ProcessId>,
@@ -137,7 +137,7 @@ impl Native {
             all.push(Signal::SIGCHLD);
         }
         spawn::keep_zombies();
-        let queue = sys::EventQueue::new(&all)?;
+        let queue = EventQueue::new(&all)?;
         let keeps_orphans = become_subreaper()?;
         let mut native = Self {
             queue,
@@ -227,20 +227,20 @@ impl Native {
         };
     }
 
-    fn translate(&mut self, event: sys::Event) -> io::Result<()> {
+    fn translate(&mut self, event: QueueEvent) -> io::Result<()> {
         match event {
-            sys::Event::Signal(Signal::SIGCHLD) if !self.leaves_reaping => {
+            QueueEvent::Signal(Signal::SIGCHLD) if !self.leaves_reaping => {
                 self.reap_all()?;
             }
-            sys::Event::Signal(signal) => self.pending.push_back(Event::Signal(signal)),
-            sys::Event::Ended { pid, status } => {
+            QueueEvent::Signal(signal) => self.pending.push_back(Event::Signal(signal)),
+            QueueEvent::Ended { pid, status } => {
                 if let Some(id) = self.unwatch(pid) {
                     let exit = status.map_or(Exit::Unknown, Exit::from_status);
                     self.pending.push_back(Event::Ended(id, exit));
                 }
             }
-            sys::Event::Readable(INPUT) => self.pending.push_back(Event::Input),
-            sys::Event::Readable(token) => self.has_reported(token),
+            QueueEvent::Readable(INPUT) => self.pending.push_back(Event::Input),
+            QueueEvent::Readable(token) => self.has_reported(token),
         }
         Ok(())
     }
@@ -290,7 +290,7 @@ impl Native {
 fn living(processes: &[ProcessId]) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     for process in processes {
-        if sys::born(process.pid)? == Some(process.born) {
+        if born(process.pid)? == Some(process.born) {
             found.push(process.pid);
         }
     }
@@ -308,14 +308,14 @@ fn is_in_session(pid: i32, leader: i32) -> bool {
 
 /// The tree of a process that is not our child, from a look at all processes.
 fn search(tree: &Tree) -> io::Result<Vec<i32>> {
-    let all: Vec<Relation> = sys::processes()?
+    let all: Vec<Relation> = processes()?
         .iter()
         .map(|p| Relation { pid: p.pid, ppid: p.ppid, pgid: p.pgid, sid: p.sid })
         .collect();
     let main = tree.main.pid;
-    let main_pid = sys::born(main)?.map(|born| ProcessId { pid: main, born });
+    let main_pid = born(main)?.map(|born| ProcessId { pid: main, born });
     let mark = run_entry(tree.run);
-    let is_marked = |pid| sys::carries(pid, mark.as_bytes());
+    let is_marked = |pid| carries(pid, mark.as_bytes());
     let spared = [getpid().as_raw(), parent(), 1];
     Ok(tree::search(tree, &all, main_pid, &living(&tree.strays)?, &spared, is_marked))
 }
@@ -323,7 +323,7 @@ fn search(tree: &Tree) -> io::Result<Vec<i32>> {
 impl ProcessBackend for Native {
     fn spawn(&mut self, launch: &Launch) -> io::Result<ProcessId> {
         let (pid, gate) = spawn::fork_gated(launch)?;
-        match sys::born(pid) {
+        match born(pid) {
             Ok(Some(born)) => {
                 let id = ProcessId { pid, born };
                 self.children.push(Child { id, stage: Stage::Gated(gate) });
@@ -353,11 +353,11 @@ impl ProcessBackend for Native {
     }
 
     fn signal(&mut self, process: ProcessId, signal: Signal) -> io::Result<bool> {
-        sys::send(process.pid, process.born, signal)
+        send(process.pid, process.born, signal)
     }
 
     fn identify(&mut self, pid: i32) -> io::Result<Option<ProcessId>> {
-        Ok(sys::born(pid)?.map(|born| ProcessId { pid, born }))
+        Ok(born(pid)?.map(|born| ProcessId { pid, born }))
     }
 
     fn watch(&mut self, process: ProcessId) -> io::Result<bool> {
@@ -428,7 +428,7 @@ impl ProcessBackend for Native {
     }
 
     fn elevation(&self, owner: Owner, interactive: bool) -> Elevation {
-        elevation(geteuid().as_raw(), owner, interactive)
+        elevation(owner, interactive)
     }
 }
 
@@ -465,4 +465,10 @@ mod tests {
             assert_eq!(elevation(us, owner(them), interactive), expected, "{us} for {them}");
         }
     }
+}
+
+/// How a command comes to run as `owner`, see [`ProcessBackend::elevation`].
+#[must_use]
+pub fn elevation(owner: Owner, interactive: bool) -> Elevation {
+    elevation(geteuid().as_raw(), owner, interactive)
 }

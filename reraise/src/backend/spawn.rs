@@ -16,6 +16,7 @@ use std::ffi::{CStr, CString, OsStr, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::ptr;
 
@@ -24,7 +25,7 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::write;
+use nix::unistd::{Gid, write};
 use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, read, setsid};
 
 use super::{Launch, LaunchError, Limit, Step};
@@ -79,6 +80,44 @@ pub fn exec_beside(program: &Path, words: &[&OsStr]) -> io::Result<i32> {
     // SAFETY: both arrays end with a null pointer, and their strings live here.
     unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     exit(CANNOT_RUN)
+}
+
+/// `fork(2)` for a child that goes on as ours: its pid, or `None` in the child.
+///
+/// # Errors
+/// As `fork(2)`.
+pub fn fork_plainly() -> io::Result<Option<i32>> {
+    // SAFETY: keeper and workers have a single thread, so that the child may do
+    // whatever its parent could.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child.as_raw())),
+        ForkResult::Child => Ok(None),
+    }
+}
+
+/// In a child of [`fork_plainly`]: closes everything inherited but 0, 1, 2 and
+/// this socket. What else the parent had open must not be used any more.
+#[must_use]
+pub fn keep_only(socket: UnixStream) -> UnixStream {
+    let settled = settle(socket.into());
+    super::native::close_from(CHANNEL + 1);
+    settled.into()
+}
+
+/// Sets the supplementary groups (setgroups(2)), for root. nix leaves it out on
+/// macOS, where initgroups(3) is preferred, which a static binary cannot use.
+///
+/// # Errors
+/// `EPERM` for anybody else.
+pub fn set_groups(groups: &[Gid]) -> io::Result<()> {
+    // SAFETY: a `Gid` is a transparent gid_t, and the slice outlives the call.
+    let answer = unsafe { libc::setgroups(groups.len() as _, groups.as_ptr().cast()) };
+    Ok(Errno::result(answer).map(drop)?)
+}
+
+/// Ends this process and runs nothing of what a parent has set up for its end.
+pub fn exit_now(code: i32) -> ! {
+    exit(code)
 }
 
 /// Lets the child go on. An error means that it has ended.

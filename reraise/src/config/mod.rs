@@ -67,7 +67,7 @@ impl Default for Config {
             stop: Ladder::new(vec![rung(Signal::SIGTERM, 30)], rung(Signal::SIGKILL, 10)),
             stop_to: StopTo::Tree,
             detach: false,
-            log: LogTo::Yes,
+            log: LogTo::Default,
         }
     }
 }

@@ -31,6 +31,9 @@ pub enum StopTo {
 /// Where standard output and error of the service go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogTo {
+    /// Nothing was said: as [`LogTo::Yes`] under a keeper; a worker started by
+    /// hand leaves them where they are.
+    Default,
     /// Into the service's own place under `$RERAISE_LOGDIR`.
     Yes,
     /// Where they went anyway.

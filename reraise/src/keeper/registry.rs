@@ -64,10 +64,10 @@ pub struct Registry {
 const REST_MAX: Duration = Duration::from_secs(60);
 
 impl Registry {
-    /// Whether there is neither worker nor client.
+    /// Whether there is no worker, and none is to come.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.listeners.is_empty()
+        self.services.is_empty()
     }
 
     /// The services that have a worker, or are to have one.
@@ -215,13 +215,6 @@ impl Registry {
         due.iter().flat_map(|name| self.fill(name)).collect()
     }
 
-    /// A client is there.
-    pub fn client(&mut self, client: Client) {
-        // Under no name: it only keeps us from being empty.
-        let nobody = ServiceName::placeholder();
-        self.listeners.entry(nobody).or_default().insert(client);
-    }
-
     /// A client has gone. What it asked for is done all the same.
     pub fn client_gone(&mut self, client: Client) {
         self.listeners.retain(|_, clients| {
@@ -343,15 +336,5 @@ mod tests {
         assert!(matches!(registry.news(&web, &answer)[..], [Effect::Answer(2, _)]));
         registry.client_gone(1);
         assert_eq!(registry.news(&web, &news.after("all")), []);
-    }
-
-    #[test]
-    fn a_client_keeps_the_keeper() {
-        let mut registry = Registry::default();
-        assert!(registry.is_empty());
-        registry.client(1);
-        assert!(!registry.is_empty());
-        registry.client_gone(1);
-        assert!(registry.is_empty());
     }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::backend::{Exit, ProcessBackend, ProcessId, Scope, Signal, Tree};
+use crate::backend::{Exit, ProcessBackend, Scope, Signal, Tree};
 use crate::config::Config;
 use crate::context::Context;
 use crate::error::Fault;

@@ -1,6 +1,6 @@
 //! The way up a [`Ladder`] of signals while a run is being ended. Nothing is
 //! sent here, and no time passes: the supervisor sends [`Climb::rung`], waits,
-//! and takes the [`Climb::next`] one while something lives.
+//! and takes the [`Climb::advance`] one while something lives.
 
 use std::time::Duration;
 
@@ -41,12 +41,22 @@ impl Climb {
 
     /// Goes one rung up. `false`: this was the last one, where it stays, and
     /// what still lives does so in spite of everything.
-    #[expect(clippy::should_implement_trait, reason = "a climb is no sequence: it keeps its place")]
-    pub fn next(&mut self) -> bool {
+    pub fn advance(&mut self) -> bool {
         !self.is_last() && {
             self.at += 1;
             true
         }
+    }
+
+    /// From here on signals go to the whole tree: the main process is gone.
+    pub fn take_all(&mut self) {
+        self.to = StopTo::Tree;
+    }
+
+    /// The climb for what is left of the tree of a run that has ended.
+    #[must_use]
+    pub fn clearing() -> Self {
+        Self::new(&clearing(), StopTo::Tree)
     }
 
     /// Goes to the last rung. `false`: it stood there already.
@@ -83,7 +93,7 @@ mod tests {
         loop {
             let (signal, whom, wait) = climb.rung();
             seen.push((signal, whom, wait.as_secs()));
-            if !climb.next() {
+            if !climb.advance() {
                 return seen;
             }
         }
@@ -111,7 +121,7 @@ mod tests {
     #[test]
     fn the_last_rung_is_kept() {
         let mut climb = Climb::new(&ladder(&[(SIGTERM, 1), (SIGKILL, 2)]), StopTo::Process);
-        assert_eq!([climb.next(), climb.next(), climb.next()], [true, false, false]);
+        assert_eq!([climb.advance(), climb.advance(), climb.advance()], [true, false, false]);
         assert_eq!(climb.rung(), (SIGKILL, Whom::Tree, Duration::from_secs(2)));
         assert!(!climb.hurry());
     }
@@ -122,9 +132,9 @@ mod tests {
         for steps in 0..3 {
             let mut climb = Climb::new(&ladder(rungs), StopTo::Group);
             for _ in 0..steps {
-                assert!(climb.next());
+                assert!(climb.advance());
             }
-            assert_eq!([climb.hurry(), climb.hurry(), climb.next()], [true, false, false]);
+            assert_eq!([climb.hurry(), climb.hurry(), climb.advance()], [true, false, false]);
             assert_eq!(climb.rung(), (SIGKILL, Whom::Tree, Duration::from_secs(4)));
         }
     }

@@ -1,3 +1,15 @@
-//! What a supervisor decides, apart from what it does.
+//! A worker: one service, supervised.
+//!
+//! `machine`, `policy`, `ladder` and [`begin::plan`] decide and do nothing;
+//! `worker` waits, asks them, and does what they say. All of it is generic over
+//! the [`ProcessBackend`](crate::backend::ProcessBackend).
+
+pub mod begin;
 pub mod ladder;
+pub mod launch;
+pub mod link;
+pub mod machine;
+pub mod news;
 pub mod policy;
+mod publish;
+pub mod worker;

@@ -379,7 +379,7 @@ impl World {
         let all: Vec<Relation> = self
             .processes
             .iter()
-            .map(|(&pid, p)| Relation { pid, ppid: p.ppid, sid: p.sid })
+            .map(|(&pid, p)| Relation { pid, ppid: p.ppid, pgid: p.sid, sid: p.sid })
             .collect();
         let mut strays: Vec<i32> =
             tree.strays.iter().filter(|s| self.is_alive(**s)).map(|s| s.pid).collect();

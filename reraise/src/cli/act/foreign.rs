@@ -1,0 +1,93 @@
+//! Services that a worker without a keeper supervises: one of the shell version,
+//! or one started by hand. They obey signals.
+
+use nix::sys::signal::Signal;
+
+use reraise::backend::native::{EventQueue, QueueEvent, born, send};
+use reraise::backend::ProcessId;
+use reraise::error::{ExitCode, Fault};
+use reraise::legacy;
+use reraise::lock::{self, Holder};
+use reraise::name::ServiceName;
+use reraise::paths::Files;
+
+use super::Verb;
+use super::pending::Settled;
+use crate::cli::Setting;
+use crate::cli::console;
+use crate::cli::status::Seen;
+
+/// Does it to a service of the shell version.
+pub(super) fn legacy(name: &ServiceName, seen: &Seen, verb: Verb) -> Result<(), Fault> {
+    let cannot = |e: std::io::Error| Fault::system(name, "cannot be signalled", &e);
+    let found = seen.record.as_ref().map(legacy::find).transpose().map_err(cannot)?.flatten();
+    let Some(found) = found else {
+        let what = "was run by the shell version and has just ended";
+        return Err(Fault::new(ExitCode::Failed, name, what, "try again"));
+    };
+    let worker = found.worker.pid;
+    match verb {
+        Verb::Start { .. } => console::line(&format!("{name}: skip (because already running)")),
+        Verb::Stop { wait, .. } => {
+            end(found.worker, Signal::SIGTERM, wait).map_err(cannot)?;
+            console::line(&format!("{name}: stop    # (worker-pid={worker})"));
+        }
+        Verb::Restart { wait } => {
+            end(found.service, Signal::SIGTERM, wait).map_err(cannot)?;
+            console::line(&format!("{name}: restart    # (worker-pid={worker})"));
+        }
+    }
+    Ok(())
+}
+
+/// Signals a process and waits for its end.
+fn end(process: ProcessId, signal: Signal, wait: bool) -> std::io::Result<()> {
+    let mut queue = EventQueue::new(&[])?;
+    let is_there = queue.watch_process(process.pid, process.born)?;
+    if !is_there || !send(process.pid, process.born, signal)? || !wait {
+        return Ok(());
+    }
+    loop {
+        if let Some(QueueEvent::Ended { pid, .. }) = queue.next(None)?
+            && pid == process.pid
+        {
+            return Ok(());
+        }
+    }
+}
+
+/// Does it to a service whose worker was started by hand.
+pub(super) fn held(setting: &Setting, name: &ServiceName, pid: i32, verb: Verb) -> Settled {
+    let line = |word: &str| Settled::Line(format!("{name}: {word}    # (worker-pid={pid})"));
+    let asked = match verb {
+        Verb::Start { .. } => {
+            return Settled::Line(format!("{name}: skip (because already running)"));
+        }
+        _ if pid == 0 => {
+            let what = "is supervised in another container";
+            let advice = "do it there, or give each container its own RERAISE_PIDDIR";
+            let fault = Fault::new(ExitCode::Failed, name, what, advice);
+            return Settled::Fault(None, fault);
+        }
+        Verb::Stop { wait, .. } => holder(setting, name, pid)
+            .and_then(|worker| end(worker, Signal::SIGTERM, wait))
+            .map(|()| line("stop")),
+        Verb::Restart { .. } => holder(setting, name, pid)
+            .and_then(|worker| send(worker.pid, worker.born, Signal::SIGUSR2))
+            .map(|_| line("restart")),
+    };
+    asked.unwrap_or_else(|e| {
+        Settled::Fault(None, Fault::system(name, "cannot signal its worker", &e))
+    })
+}
+
+/// The worker: identified first, and holding the lock afterwards.
+fn holder(setting: &Setting, name: &ServiceName, pid: i32) -> std::io::Result<ProcessId> {
+    let me = setting.dirs.uid();
+    let files = Files::of(&setting.dirs.piddir(me), me, name);
+    let born = born(pid)?;
+    match (born, lock::holder_of(&files.file("lock"), 0)?) {
+        (Some(born), Holder::Pid(holder)) if holder == pid => Ok(ProcessId { pid, born }),
+        _ => Err(std::io::ErrorKind::NotFound.into()),
+    }
+}

@@ -1,0 +1,148 @@
+//! One service that a command waits for. Pure: what it hears decides whether
+//! the wait is over, and what is printed.
+
+use reraise::error::{ExitCode, Fault};
+use reraise::name::ServiceName;
+use reraise::service::Entry;
+use reraise::supervise::machine::Outcome;
+use reraise::supervise::news::News;
+use reraise::words;
+
+use super::Verb;
+use crate::cli::client::Word;
+
+/// See the module.
+pub(super) struct Pending {
+    /// The worker as the record named it, for the line that is printed.
+    worker: Option<i32>,
+    /// A worker has the request; what came before was not about it.
+    is_taken: bool,
+    /// `start` was printed.
+    is_launched: bool,
+    survivors: Vec<i32>,
+}
+
+/// What hearing something made of it.
+pub(super) enum Settled {
+    NotYet,
+    /// Done; to be printed.
+    Line(String),
+    /// Not done; perhaps with a line on standard output as well.
+    Fault(Option<String>, Fault),
+    /// A worker of no keeper has it.
+    Foreign(i32),
+}
+
+impl Pending {
+    pub(super) fn new(worker: Option<i32>) -> Self {
+        Self { worker, is_taken: false, is_launched: false, survivors: Vec::new() }
+    }
+
+    pub(super) fn hear(
+        &mut self,
+        name: &ServiceName,
+        entry: Option<&Entry>,
+        verb: Verb,
+        word: &Word,
+    ) -> Settled {
+        let news = match word {
+            Word::Ack => {
+                self.is_taken = true;
+                return match verb {
+                    Verb::Stop { wait: false, .. } | Verb::Restart { wait: false } => {
+                        Settled::Line(self.line(name, verb))
+                    }
+                    _ => Settled::NotYet,
+                };
+            }
+            Word::News(news) => news,
+        };
+        match (news, verb) {
+            (News::Fault(fault), _) => {
+                Settled::Fault(None, Fault { object: name.to_string(), ..fault.clone() })
+            }
+            (News::Held(pid), _) => Settled::Foreign(*pid),
+            (News::Survivors(pids), _) => {
+                self.survivors.clone_from(pids);
+                Settled::NotYet
+            }
+            (News::Already(_), Verb::Start { .. }) => {
+                Settled::Line(format!("{name}: skip (because already running)"))
+            }
+            (News::Launched(_), Verb::Start { wait: None } | Verb::Restart { .. })
+                if self.is_taken =>
+            {
+                Settled::Line(self.line(name, verb))
+            }
+            (News::Launched(_), Verb::Start { wait: Some(_) }) => {
+                self.is_launched = true;
+                Settled::NotYet
+            }
+            (News::Running(_), Verb::Start { .. }) if self.is_launched => {
+                Settled::Line(self.line(name, verb))
+            }
+            (News::Over(outcome), _) if self.is_taken => self.over(name, entry, verb, *outcome),
+            (News::Launched(_) | News::Already(_) | News::Running(_) | News::Over(_), _) => {
+                Settled::NotYet
+            }
+        }
+    }
+
+    fn line(&self, name: &ServiceName, verb: Verb) -> String {
+        match (verb, self.worker) {
+            (Verb::Start { .. }, _) => format!("{name}: start"),
+            (Verb::Stop { .. }, Some(worker)) => {
+                format!("{name}: stop    # (worker-pid={worker})")
+            }
+            (Verb::Stop { .. }, None) => format!("{name}: stop"),
+            (Verb::Restart { .. }, Some(worker)) => {
+                format!("{name}: restart    # (worker-pid={worker})")
+            }
+            (Verb::Restart { .. }, None) => format!("{name}: restart"),
+        }
+    }
+
+    fn over(
+        &self,
+        name: &ServiceName,
+        entry: Option<&Entry>,
+        verb: Verb,
+        outcome: Outcome,
+    ) -> Settled {
+        let failed = |what: String, advice: String| {
+            Settled::Fault(None, Fault::new(ExitCode::Failed, name, what, advice))
+        };
+        let log = format!("see its output: tail $RERAISE_LOGDIR/{name}/current");
+        match (outcome, verb) {
+            (Outcome::Stopped, Verb::Stop { .. }) => Settled::Line(self.line(name, verb)),
+            (Outcome::Done(_), Verb::Start { .. }) => Settled::Line(self.line(name, verb)),
+            (Outcome::NotRunning | Outcome::Failed(_) | Outcome::Done(_), Verb::Stop { .. })
+            | (Outcome::Unlaunchable(_), Verb::Stop { .. }) => {
+                Settled::Line(format!("{name}: skip (because not running)"))
+            }
+            (Outcome::NotRunning, Verb::Restart { .. }) => Settled::Fault(
+                Some(format!("{name}: skip (because not running)")),
+                Fault::new(
+                    ExitCode::NotRunning,
+                    name,
+                    "restart does not start what is not running",
+                    format!("start it: reraise start {name}"),
+                ),
+            ),
+            (Outcome::Survived, _) => failed(
+                format!("these processes outlived all signals: {:?}", self.survivors),
+                "see what they wait for: ps -o pid,stat,wchan,args -p PID".to_owned(),
+            ),
+            (Outcome::Stopped | Outcome::NotRunning, _) => failed(
+                "was stopped meanwhile by somebody else".to_owned(),
+                format!("start it again: reraise start {name}"),
+            ),
+            (Outcome::Failed(exit), _) => failed(format!("failed to start: {exit}"), log),
+            (Outcome::Done(exit), Verb::Restart { .. }) => failed(format!("ended: {exit}"), log),
+            (Outcome::Unlaunchable(error), _) => match entry {
+                Some(entry) => Settled::Fault(None, words::unlaunchable(name, entry, error)),
+                None => failed("its script is gone".to_owned(), "put it back".to_owned()),
+            },
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The connection to the keeper, which is started when there is none.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use reraise::backend::RUN_VARIABLE;
+use reraise::control::{self, Frame, Got, Reader};
+use reraise::error::{ExitCode, Fault};
+use reraise::keeper;
+use reraise::name::ServiceName;
+use reraise::supervise::link;
+use reraise::supervise::news::News;
+
+/// What the keeper says about a service.
+#[derive(Debug)]
+pub(crate) enum Word {
+    /// A worker has the request.
+    Ack,
+    /// Its worker's news.
+    News(News),
+}
+
+/// How a wait ended.
+pub(crate) enum Heard {
+    /// Something was said.
+    Words(Vec<(ServiceName, Word)>),
+    /// Nothing was said in the time given.
+    Silence,
+    /// The keeper is gone.
+    End,
+}
+
+/// See the module.
+pub(crate) struct Client {
+    stream: UnixStream,
+    reader: Reader,
+}
+
+/// A keeper that ends because it is idle may do so while we connect; how often
+/// in a row that is believed.
+const TRIES: usize = 50;
+
+impl Client {
+    /// Connects, and starts a keeper if need be. The directories have been
+    /// prepared.
+    pub(crate) fn connect(piddir: &Path, state: &Path) -> Result<Self, Fault> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            match link::connect(state) {
+                Ok(stream) => return Ok(Self { stream, reader: Reader::default() }),
+                Err(e) => last = Some(e),
+            }
+            start_keeper(piddir)?;
+        }
+        let error = last.unwrap_or_else(|| io::ErrorKind::NotConnected.into());
+        Err(Fault::system(state.display(), "no keeper answers there", &error))
+    }
+
+    /// Sends a request. That the keeper is gone is heard later.
+    pub(crate) fn send(&self, frame: &Frame) {
+        let _ = control::send(&self.stream, frame);
+    }
+
+    /// Waits for what the keeper says next.
+    pub(crate) fn hear(&mut self, limit: Option<Duration>) -> io::Result<Heard> {
+        // Zero would mean no limit.
+        self.stream.set_read_timeout(limit.map(|l| l.max(Duration::from_millis(1))))?;
+        let mut words = Vec::new();
+        let got = self.reader.read(&self.stream, |frame| words.extend(word(&frame)))?;
+        Ok(match got {
+            _ if !words.is_empty() => Heard::Words(words),
+            Got::Open => Heard::Silence,
+            Got::End => Heard::End,
+        })
+    }
+}
+
+fn word(frame: &Frame) -> Option<(ServiceName, Word)> {
+    let (name, rest) = frame.split()?;
+    let name = ServiceName::new(name.as_ref()).ok()?;
+    let word = match rest.texts().as_deref() {
+        Some(["ack"]) => Word::Ack,
+        _ => Word::News(News::from_frame(&rest)?),
+    };
+    Some((name, word))
+}
+
+/// `auto-reraise` beside us, else wherever PATH finds it.
+pub(crate) fn worker_program() -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|us| us.with_file_name("auto-reraise"));
+    beside.filter(|p| p.is_file()).unwrap_or_else(|| PathBuf::from("auto-reraise"))
+}
+
+/// Starts a keeper and waits until it can be connected to, or has found that
+/// there is another one.
+fn start_keeper(piddir: &Path) -> Result<(), Fault> {
+    let program = worker_program();
+    let cannot = |e: &io::Error| {
+        let advice = "install both programs in one directory, as cargo install does";
+        let what = format!("cannot start it: {}", reraise::error::reason(e));
+        Fault::new(ExitCode::System, program.display(), what, advice)
+    };
+    let mut command = Command::new(&program);
+    command.arg("--keeper").arg(piddir).env_remove(RUN_VARIABLE);
+    // Its standard error is the pipe too until it has a file of its own.
+    let (mut ours, theirs) = io::pipe().map_err(|e| cannot(&e))?;
+    let other = theirs.try_clone().map_err(|e| cannot(&e))?;
+    command.stdin(Stdio::null()).stdout(theirs).stderr(other);
+    let mut child = command.spawn().map_err(|e| cannot(&e))?;
+    // Or its end of the pipe would be held open here.
+    drop(command);
+    let mut said = String::new();
+    let mut byte = [0];
+    // Up to the end of a line: it lives on, and the pipe with it.
+    while !said.ends_with(keeper::READY) && ours.read(&mut byte).is_ok_and(|n| n == 1) {
+        said.push(char::from(byte[0]));
+    }
+    if said.is_empty() || said.ends_with(keeper::READY) {
+        return Ok(());
+    }
+    let _ = child.wait();
+    let text = said.trim_start_matches("auto-reraise: ").trim_end();
+    let (what, advice) = text.split_once('\n').unwrap_or((text, ""));
+    let (object, what) = what.split_once(": ").unwrap_or(("keeper", what));
+    Err(Fault::new(ExitCode::System, object, what, advice.trim()))
+}

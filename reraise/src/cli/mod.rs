@@ -1,0 +1,188 @@
+//! The commands. Each lives in a file of its own; this one takes the command
+//! line apart and nothing else.
+
+mod act;
+mod clean;
+mod client;
+mod console;
+mod demo;
+mod doctor;
+mod elevate;
+mod list;
+mod select;
+mod skeleton;
+mod status;
+mod usage;
+mod users;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use reraise::error::{ExitCode, Fault};
+use reraise::paths::{Dirs, Given};
+
+/// Keeps services alive without root.
+///
+/// Put an executable starter script into $RERAISE_DIR, say `reraise start NAME`,
+/// and whenever the service falls it is raised again.
+#[derive(Debug, Parser)]
+#[command(name = "reraise", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+struct Arguments {
+    /// Where the starter scripts are [default: $HOME/reraise.d]
+    #[arg(long, value_name = "DIR", env = "RERAISE_DIR", hide_env_values = true, global = true)]
+    dir: Option<OsString>,
+
+    /// Where the records are [default: /var/tmp/reraise-UID]
+    #[arg(long, value_name = "DIR", env = "RERAISE_PIDDIR", hide_env_values = true, global = true)]
+    piddir: Option<OsString>,
+
+    /// Where the output of services goes [default: $HOME/reraise.log]
+    #[arg(long, value_name = "DIR", env = "RERAISE_LOGDIR", hide_env_values = true, global = true)]
+    logdir: Option<OsString>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the services and their owners
+    List {
+        /// Names or patterns ('http-*'); all when there is none
+        patterns: Vec<OsString>,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show which services run
+    Status {
+        /// Names or patterns ('http-*'); all when there is none
+        patterns: Vec<OsString>,
+        /// With processes, CPU time and memory of each service's whole tree
+        #[arg(long, short)]
+        long: bool,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Start services
+    Start {
+        /// Names or patterns ('http-*')
+        #[arg(required = true)]
+        patterns: Vec<OsString>,
+        /// Wait until they have started successfully (config_start_sec), SEC seconds at most
+        #[arg(long, value_name = "SEC", num_args = 0..=1, require_equals = true)]
+        wait: Option<Option<f64>>,
+    },
+    /// Stop services, with all processes that they have started
+    Stop {
+        /// Names or patterns ('http-*')
+        #[arg(required = true)]
+        patterns: Vec<OsString>,
+        /// Do not wait until they are gone
+        #[arg(long)]
+        no_wait: bool,
+        /// Without patience: the last signal of config_stop at once
+        #[arg(long)]
+        now: bool,
+    },
+    /// Restart services that run
+    Restart {
+        /// Names or patterns ('http-*')
+        #[arg(required = true)]
+        patterns: Vec<OsString>,
+        /// Do not wait until they run again
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Remove records of services that do not run
+    Clean {
+        /// Names or patterns ('http-*'); all when there is none
+        patterns: Vec<OsString>,
+    },
+    /// Print a starter script, or write one for a command
+    ///
+    /// `reraise skeleton` prints one to edit. `reraise skeleton NAME -- COMMAND...`
+    /// writes one that runs COMMAND in the present directory into $RERAISE_DIR.
+    Skeleton {
+        /// The new service
+        name: Option<OsString>,
+        /// What it runs
+        #[arg(last = true)]
+        command: Vec<OsString>,
+    },
+    /// Show in a scratch directory what Reraise does, and check that it does
+    Demo,
+    /// Check the set-up, and say how to mend what is wrong
+    Doctor,
+    /// A tiny web server, for the demonstration
+    #[command(hide = true)]
+    DemoServer {
+        /// The file that tells its port
+        port_file: OsString,
+    },
+}
+
+/// Everything that a command needs to know.
+pub(crate) struct Setting {
+    pub(crate) dirs: Dirs,
+    pub(crate) given: Given,
+}
+
+/// Runs `reraise`.
+pub(crate) fn main() -> ExitCode {
+    let code = match run() {
+        Ok(code) => code,
+        Err(fault) => {
+            console::fault(&fault);
+            fault.code
+        }
+    };
+    // Output that nobody can read any more is no failure of the command.
+    console::flush();
+    code
+}
+
+fn run() -> Result<ExitCode, Fault> {
+    let command = Arguments::command().after_help(usage::exit_codes());
+    let arguments = match command.try_get_matches().and_then(|m| Arguments::from_arg_matches(&m)) {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            // Help and version are no errors, and go to standard output.
+            let _ = e.print();
+            return Ok(if e.use_stderr() { ExitCode::Usage } else { ExitCode::Ok });
+        }
+    };
+    let given =
+        Given { dir: arguments.dir, piddir: arguments.piddir, logdir: arguments.logdir };
+    let me = nix::unistd::geteuid().as_raw();
+    let setting = |given: Given| {
+        let dirs = Dirs::resolve(&given, std::env::var_os("HOME"), me)?;
+        Ok::<_, Fault>(Setting { dirs, given })
+    };
+    match arguments.command {
+        Command::List { patterns, json } => list::run(&setting(given)?, &patterns, json),
+        Command::Status { patterns, long, json } => {
+            status::run(&setting(given)?, &patterns, long, json)
+        }
+        Command::Start { patterns, wait } => {
+            act::run(&setting(given)?, &patterns, act::Verb::Start { wait: usage::seconds(wait)? })
+        }
+        Command::Stop { patterns, no_wait, now } => {
+            act::run(&setting(given)?, &patterns, act::Verb::Stop { now, wait: !no_wait })
+        }
+        Command::Restart { patterns, no_wait } => {
+            act::run(&setting(given)?, &patterns, act::Verb::Restart { wait: !no_wait })
+        }
+        Command::Clean { patterns } => clean::run(&setting(given)?, &patterns),
+        Command::Skeleton { name: None, .. } => skeleton::print(),
+        Command::Skeleton { name: Some(name), command } => {
+            skeleton::write(&setting(given)?, &name, &command)
+        }
+        Command::Demo => demo::run(),
+        Command::Doctor => doctor::run(&setting(given)?),
+        Command::DemoServer { port_file } => demo::serve(&port_file),
+    }
+}

@@ -1,0 +1,343 @@
+//! `reraise status`: from the records and the process table alone, so that it is
+//! true also when nobody is left to ask.
+
+mod long;
+
+use std::ffi::OsString;
+
+use nix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+
+use reraise::backend::native;
+use reraise::error::{ExitCode, Fault};
+use reraise::legacy;
+use reraise::name::ServiceName;
+use reraise::record::{Phase, Record};
+use reraise::service::Entry;
+
+use super::console::Paint;
+use super::select::select;
+use super::{Setting, console};
+
+/// The version of what `--json` prints; it grows when a field changes meaning.
+const SCHEMA: u32 = 1;
+
+/// The state of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    NotRunning,
+    NotExecutable,
+    Starting,
+    Running,
+    Stopping,
+    /// Fell, and is raised again soon.
+    Stop,
+    /// Ended, and that was the end of its work.
+    Done,
+    Error,
+    SeemsNotRunning,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::NotRunning => "not-running",
+            Self::NotExecutable => "not-executable",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stop => "stop",
+            Self::Done => "done",
+            Self::Error => "ERROR",
+            Self::SeemsNotRunning => "seems-not-running",
+        }
+    }
+
+    fn colour(self) -> u8 {
+        match self {
+            Self::Running => 32,
+            Self::Starting | Self::Stopping | Self::Stop => 33,
+            Self::NotExecutable | Self::Error | Self::SeemsNotRunning => 31,
+            Self::NotRunning | Self::Done => 2,
+        }
+    }
+
+    /// As init scripts answer.
+    fn code(self) -> ExitCode {
+        match self {
+            Self::Starting | Self::Running | Self::Stopping => ExitCode::Ok,
+            Self::NotRunning
+            | Self::NotExecutable
+            | Self::Stop
+            | Self::Done
+            | Self::Error
+            | Self::SeemsNotRunning => ExitCode::NotRunning,
+        }
+    }
+}
+
+/// What one look at a service finds.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) state: State,
+    pub(crate) record: Option<Record>,
+    /// Runs, and its worker is gone.
+    pub(crate) is_unwatched: bool,
+    /// The shell version runs it.
+    pub(crate) is_legacy: bool,
+    /// Seconds in this state.
+    pub(crate) elapsed: Option<u64>,
+    /// Something about the record is odd.
+    pub(crate) trouble: Option<String>,
+}
+
+/// Looks at a service.
+pub(crate) fn look(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Seen {
+    let owner = entry.map_or(setting.dirs.uid(), |e| e.uid);
+    let path = setting.dirs.piddir(owner).join(name.as_str());
+    // A run may end, and its record be replaced, between our two looks.
+    let mut seen = interpret(Record::read(&path, &[owner]), entry);
+    for _ in 0..3 {
+        if seen.state != State::SeemsNotRunning {
+            break;
+        }
+        seen = interpret(Record::read(&path, &[owner]), entry);
+    }
+    seen
+}
+
+fn interpret(read: Result<Option<Record>, String>, entry: Option<&Entry>) -> Seen {
+    let blank = |state| Seen {
+        state,
+        record: None,
+        is_unwatched: false,
+        is_legacy: false,
+        elapsed: None,
+        trouble: None,
+    };
+    let record = match read {
+        Ok(Some(record)) => record,
+        Ok(None) if entry.is_none_or(Entry::is_executable) => return blank(State::NotRunning),
+        Ok(None) => return blank(State::NotExecutable),
+        Err(trouble) => return Seen { trouble: Some(trouble), ..blank(State::SeemsNotRunning) },
+    };
+    let is_here = is_of_this_boot(&record);
+    let elapsed = Some(elapsed(&record, is_here));
+    let lives = |process: Option<reraise::backend::ProcessId>| {
+        is_here && process.is_some_and(|p| native::born(p.pid).ok().flatten() == Some(p.born))
+    };
+    let worker = lives(record.worker_process());
+    let (state, is_unwatched, is_legacy) = match record.phase {
+        Phase::Error => (State::Error, false, record.more.is_none()),
+        Phase::Stop if record.more.is_some_and(|m| m.is_done) => (State::Done, false, false),
+        Phase::Stop if worker => (State::Stop, false, false),
+        Phase::Start | Phase::Run if lives(record.process()) => {
+            let state = match record.phase {
+                _ if record.more.is_some_and(|m| m.is_stopping) => State::Stopping,
+                Phase::Start => State::Starting,
+                _ => State::Running,
+            };
+            (state, !worker, false)
+        }
+        Phase::Start | Phase::Run if legacy::find(&record).is_ok_and(|l| l.is_some()) => {
+            (if record.phase == Phase::Start { State::Starting } else { State::Running }, false, true)
+        }
+        // Its worker is just about to write what has happened.
+        Phase::Start | Phase::Run if worker => (State::Stop, false, false),
+        Phase::Start | Phase::Run | Phase::Stop => (State::SeemsNotRunning, false, false),
+    };
+    Seen { state, record: Some(record), is_unwatched, is_legacy, elapsed, trouble: None }
+}
+
+fn is_of_this_boot(record: &Record) -> bool {
+    use std::sync::OnceLock;
+    static PLACE: OnceLock<(u64, u64)> = OnceLock::new();
+    let ours = PLACE.get_or_init(|| {
+        (native::boot_id().unwrap_or_default(), native::pid_space().unwrap_or_default())
+    });
+    record.more.is_some_and(|m| (m.boot, m.space) == *ours)
+}
+
+fn elapsed(record: &Record, is_here: bool) -> u64 {
+    let clock = |id| clock_gettime(id).map_or(0, |t| t.tv_sec()).cast_unsigned();
+    match record.more {
+        Some(more) if is_here => clock(ClockId::CLOCK_MONOTONIC).saturating_sub(more.mono),
+        // Another boot, or the shell version: the other clock must do.
+        _ => clock(ClockId::CLOCK_REALTIME).saturating_sub(record.epoch.max(0).cast_unsigned()),
+    }
+}
+
+/// Runs `reraise status`.
+pub(crate) fn run(
+    setting: &Setting,
+    patterns: &[OsString],
+    long: bool,
+    json: bool,
+) -> Result<ExitCode, Fault> {
+    let found = select(setting, patterns)?;
+    let rows: Vec<(&ServiceName, Option<&Entry>, Seen)> = found
+        .services
+        .iter()
+        .map(|(name, entry)| (name, entry.as_ref(), look(setting, name, entry.as_ref())))
+        .collect();
+    let usage = if long { long::usage(rows.iter().map(|(.., seen)| seen)) } else { Vec::new() };
+    if json {
+        let services: Vec<Value> = rows
+            .iter()
+            .enumerate()
+            .map(|(i, (name, entry, seen))| as_json(name, *entry, seen, usage.get(i)))
+            .collect();
+        console::line(&json!({"version": SCHEMA, "services": services}).to_string());
+    } else {
+        print(&rows, &usage);
+    }
+    for (name, _, seen) in &rows {
+        if let Some(trouble) = &seen.trouble {
+            let advice = format!("look at it, then: reraise clean {name}");
+            console::fault(&Fault::new(ExitCode::NotRunning, name, trouble, advice));
+        }
+    }
+    found.faults.iter().for_each(console::fault);
+    if patterns.is_empty() {
+        return Ok(ExitCode::Ok);
+    }
+    let codes = rows.iter().map(|(.., seen)| seen.state.code());
+    let unknown = found.faults.iter().map(|f| f.code);
+    Ok(ExitCode::of_all(codes.chain(unknown)))
+}
+
+fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Usage>]) {
+    let paint = Paint::new();
+    let width = rows.iter().map(|(name, ..)| name.as_str().chars().count()).max();
+    let width = width.unwrap_or(0).max(18);
+    let mut text = String::new();
+    for (i, (name, _, seen)) in rows.iter().enumerate() {
+        let state = paint.colour(&format!("{:15}", seen.state.word()), seen.state.colour());
+        let mut line = format!("{name:width$} {state}");
+        let details = details(seen, usage.get(i).and_then(Option::as_ref));
+        if details.is_empty() {
+            line.truncate(line.trim_end().len());
+        } else {
+            line += &format!(" # ({details})");
+        }
+        text += &line;
+        text.push('\n');
+    }
+    // One write, so that a pipe's reader is not woken for each line.
+    let _ = console::text(text.as_bytes());
+}
+
+fn details(seen: &Seen, usage: Option<&long::Usage>) -> String {
+    let Some(record) = &seen.record else { return String::new() };
+    let n = |number: Option<i32>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let elapsed = seen.elapsed.map_or_else(|| "-".to_owned(), clock);
+    let mut parts = Vec::new();
+    match seen.state {
+        State::Starting | State::Stopping => {
+            parts.push(format!("pid={}, ppid={}", n(record.pid), n(record.worker)));
+        }
+        State::Running => {
+            parts.push(format!("pid={}, ppid={}", n(record.pid), n(record.worker)));
+        }
+        State::Stop => {
+            parts.push(format!("will start soon; last-exitcode={}", n(record.exit)));
+        }
+        State::Done | State::Error => parts.push(format!("exitcode={}", n(record.exit))),
+        State::SeemsNotRunning => {
+            parts.push(format!("pid={}, ppid={}", n(record.pid), n(record.worker)));
+        }
+        State::NotRunning | State::NotExecutable => return String::new(),
+    }
+    parts.push(format!("elapsed={elapsed}"));
+    if let Some(more) = record.more.filter(|m| m.raised > 0) {
+        parts.push(format!("raised={}", more.raised));
+    }
+    if let Some(usage) = usage {
+        parts.push(usage.to_string());
+    }
+    if seen.is_unwatched {
+        parts.push("unwatched".to_owned());
+    }
+    if seen.is_legacy {
+        parts.push("by the shell version".to_owned());
+    }
+    parts.join(", ")
+}
+
+/// `HH:MM:SS`; hours may have more digits.
+fn clock(seconds: u64) -> String {
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+fn as_json(
+    name: &ServiceName,
+    entry: Option<&Entry>,
+    seen: &Seen,
+    usage: Option<&Option<long::Usage>>,
+) -> Value {
+    let record = seen.record.as_ref();
+    let mut value = json!({
+        "name": name.as_str(),
+        "state": seen.state.word(),
+        "uid": entry.map(|e| e.uid),
+        "pid": record.and_then(|r| r.pid),
+        "worker_pid": record.and_then(|r| r.worker),
+        "exit_code": record.and_then(|r| r.exit),
+        "elapsed_sec": seen.elapsed,
+        "since_epoch": record.map(|r| r.epoch),
+        "raised": record.and_then(|r| r.more).map(|m| m.raised),
+        "watched": record.map(|_| !seen.is_unwatched),
+    });
+    if let Some(usage) = usage {
+        value["tree"] = usage.as_ref().map_or(Value::Null, long::Usage::to_json);
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        for (seconds, text) in
+            [(0, "00:00:00"), (59, "00:00:59"), (3661, "01:01:01"), (360_000, "100:00:00")]
+        {
+            assert_eq!(clock(seconds), text);
+        }
+    }
+
+    fn line(line: &str) -> Result<Option<Record>, String> {
+        Ok(Some(Record::from_line(line.as_bytes()).unwrap()))
+    }
+
+    #[test]
+    fn a_record_without_its_process_is_not_believed() {
+        let boot = native::boot_id().unwrap();
+        let space = native::pid_space().unwrap();
+        let me = std::process::id();
+        let born = native::born(me.cast_signed()).unwrap().unwrap();
+        let with = |born: u64, boot: u64, space: u64| {
+            let rest = format!("v=1 born={born:x} wborn=1 boot={boot:x} ns={space:x} mono=0 raised=0");
+            interpret(line(&format!("RUN - {me} 2 0 {rest}\n")), None)
+        };
+        assert_eq!(with(born, boot, space).state, State::Running);
+        assert!(with(born, boot, space).is_unwatched);
+        // A stranger has the pid, another boot, another container.
+        assert_eq!(with(born ^ 1, boot, space).state, State::SeemsNotRunning);
+        assert_eq!(with(born, boot ^ 1, space).state, State::SeemsNotRunning);
+        assert_eq!(with(born, boot, space ^ 1).state, State::SeemsNotRunning);
+    }
+
+    #[test]
+    fn the_shell_versions_records_are_understood() {
+        let parent = native::parent();
+        let me = std::process::id();
+        let seen = interpret(line(&format!("RUN - {me} {parent} 0\n")), None);
+        assert_eq!((seen.state, seen.is_legacy), (State::Running, true));
+        let seen = interpret(line(&format!("RUN - {me} {me} 0\n")), None);
+        assert_eq!(seen.state, State::SeemsNotRunning);
+        assert_eq!(interpret(line("ERROR 3 - - 0\n"), None).state, State::Error);
+        assert_eq!(interpret(line("STOP 3 - 4000000 0\n"), None).state, State::SeemsNotRunning);
+    }
+}

@@ -1,0 +1,91 @@
+//! Names of users and groups. Read from /etc/passwd and /etc/group, and asked of
+//! `getent` and `id` for those that other name services know: a static binary
+//! cannot load their modules, and must not try. What nobody knows is a number.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Stdio};
+
+/// Finds names, and remembers them.
+#[derive(Default)]
+pub(crate) struct Users {
+    users: BTreeMap<u32, String>,
+    groups: BTreeMap<u32, String>,
+}
+
+impl Users {
+    /// The user's name, or the number.
+    pub(crate) fn user(&mut self, uid: u32) -> String {
+        self.users.entry(uid).or_insert_with(|| find("passwd", uid)).clone()
+    }
+
+    /// The group's name, or the number.
+    pub(crate) fn group(&mut self, gid: u32) -> String {
+        self.groups.entry(gid).or_insert_with(|| find("group", gid)).clone()
+    }
+}
+
+fn find(database: &str, id: u32) -> String {
+    let local = fs::read_to_string(format!("/etc/{database}")).unwrap_or_default();
+    let found = local.lines().find_map(|line| name_in(line, id));
+    found.or_else(|| asked(database, id)).unwrap_or_else(|| id.to_string())
+}
+
+/// passwd(5) and group(5) agree on the first three fields.
+fn name_in(line: &str, id: u32) -> Option<String> {
+    let mut fields = line.split(':');
+    let (name, number) = (fields.next()?, fields.nth(1)?);
+    (number.parse() == Ok(id) && !name.is_empty()).then(|| name.to_owned())
+}
+
+fn asked(database: &str, id: u32) -> Option<String> {
+    let number = id.to_string();
+    if let Some(line) = output(Command::new("getent").args([database, &number])) {
+        return name_in(line.trim_end(), id);
+    }
+    // macOS has no getent; its `id` takes a number, and for users only.
+    let name = output(Command::new("id").args(["-un", &number])).filter(|_| database == "passwd")?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+fn output(command: &mut Command) -> Option<String> {
+    let done = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    done.status.success().then(|| String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// What root needs to become a user.
+pub(crate) struct Account {
+    pub(crate) name: String,
+    pub(crate) home: String,
+    /// All groups of the user.
+    pub(crate) groups: Vec<u32>,
+}
+
+/// The account of a user, if there is one.
+pub(crate) fn account(uid: u32) -> Option<Account> {
+    let local = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let line = local.lines().find(|line| name_in(line, uid).is_some()).map(str::to_owned);
+    let line = line.or_else(|| output(Command::new("getent").args(["passwd", &uid.to_string()])))?;
+    let mut fields = line.trim_end().split(':');
+    let name = fields.next()?.to_owned();
+    let home = fields.nth(4)?.to_owned();
+    let groups = output(Command::new("id").args(["-G", &name]))?;
+    let groups = groups.split_ascii_whitespace().flat_map(str::parse).collect();
+    Some(Account { name, home, groups })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_or_numbers() {
+        assert_eq!(name_in("root:x:0:0:root:/root:/bin/bash", 0).as_deref(), Some("root"));
+        assert_eq!(name_in("root:x:0:0:root:/root:/bin/bash", 1), None);
+        assert_eq!(name_in("", 0), None);
+        let mut users = Users::default();
+        assert_eq!(users.user(0), "root");
+        assert_eq!(users.user(4_000_000_123), "4000000123");
+        assert_eq!(users.group(4_000_000_123), "4000000123");
+    }
+}

@@ -1,0 +1,150 @@
+//! The program `auto-reraise`: its command line, taken apart by hand, since a
+//! worker must stay small.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode as Code;
+
+use crate::backend::native::{self, Native};
+use crate::context::Context;
+use crate::error::{ExitCode, Fault};
+use crate::keeper;
+use crate::lock::{self, Holder};
+use crate::name::{ServiceName, printable};
+use crate::paths::{self, Dirs, Files, Given};
+use crate::supervise::begin::{self, Assignment, Task};
+use crate::supervise::launch;
+use crate::supervise::link::Link;
+use crate::supervise::machine::Outcome;
+use crate::supervise::worker::Place;
+
+const USAGE: &str = "\
+Usage: auto-reraise [--dir DIR] [--piddir DIR] [--logdir DIR] NAME
+
+Supervises the service NAME in the foreground, without a keeper: for systemd,
+a container, or a look at what it does. Its output stays where it is, unless the
+script sets config_log. TERM stops it, a second TERM hurries.
+
+To supervise in the background, say: reraise start NAME
+";
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> Code {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let code = match run(&arguments) {
+        Ok(code) => code,
+        Err(fault) => {
+            let _ = writeln!(std::io::stderr(), "{}", format!("{fault}").replacen("reraise:", "auto-reraise:", 1));
+            fault.code
+        }
+    };
+    Code::from(code as u8)
+}
+
+fn run(arguments: &[OsString]) -> Result<ExitCode, Fault> {
+    let mut given = Given {
+        dir: std::env::var_os("RERAISE_DIR"),
+        piddir: std::env::var_os("RERAISE_PIDDIR"),
+        logdir: std::env::var_os("RERAISE_LOGDIR"),
+    };
+    let mut keeper_for = None;
+    let mut name = None;
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        let mut value = || {
+            let missing = || usage(&printable(word), "needs a value");
+            words.next().cloned().ok_or_else(missing)
+        };
+        match word.to_str() {
+            Some("--help" | "-h") => return say(USAGE),
+            Some("--version" | "-V") => {
+                return say(concat!("auto-reraise ", env!("CARGO_PKG_VERSION"), "\n"));
+            }
+            Some("--dir") => given.dir = Some(value()?),
+            Some("--piddir") => given.piddir = Some(value()?),
+            Some("--logdir") => given.logdir = Some(value()?),
+            Some("--keeper") => keeper_for = Some(PathBuf::from(value()?)),
+            Some(option) if option.starts_with('-') => {
+                return Err(usage(option, "is no option"));
+            }
+            _ if name.is_some() => {
+                return Err(usage(&printable(word), "is one name too many"));
+            }
+            _ => name = Some(word.clone()),
+        }
+    }
+    if let Some(piddir) = keeper_for {
+        let program = std::env::current_exe()
+            .map_err(|e| Fault::system("auto-reraise", "cannot find itself", &e))?;
+        return keeper::run(program, piddir).map(|()| ExitCode::Ok);
+    }
+    let Some(name) = name else { return Err(usage("NAME", "is missing")) };
+    let name = ServiceName::new(&name).map_err(|e| {
+        Fault::new(ExitCode::Usage, printable(&name), e, e.advice())
+    })?;
+    foreground(&given, name)
+}
+
+fn usage(object: &str, what: &str) -> Fault {
+    Fault::new(ExitCode::Usage, object, what, "see: auto-reraise --help")
+}
+
+fn say(text: &str) -> Result<ExitCode, Fault> {
+    let failed = |e: std::io::Error| Fault::system("standard output", "cannot be written", &e);
+    std::io::stdout().write_all(text.as_bytes()).map_err(failed)?;
+    Ok(ExitCode::Ok)
+}
+
+fn foreground(given: &Given, name: ServiceName) -> Result<ExitCode, Fault> {
+    let me = nix::unistd::geteuid().as_raw();
+    let dirs = Dirs::resolve(given, std::env::var_os("HOME"), me)?;
+    let piddir = dirs.piddir(me);
+    paths::prepare_piddir(&piddir, me)?;
+    let system = |e: std::io::Error| Fault::system(&name, "cannot be supervised", &e);
+    let context = Context::current(&dirs.dir, &dirs.logdir(me)).map_err(system)?;
+    let loaded = launch::load(&context, &name)?;
+    if let Some(problem) = loaded.problems.first() {
+        return Err(launch::config_fault(&name, &loaded.entry.program, problem));
+    }
+    let files = Files::of(&piddir, me, &name);
+    match lock::holder_of(&files.file("lock"), 0).map_err(system)? {
+        Holder::Nobody => {}
+        Holder::Pid(pid) => {
+            let what = format!("is supervised already (worker-pid={pid})");
+            let advice = format!("stop it first: reraise stop {name}");
+            return Err(Fault::new(ExitCode::Failed, &name, what, advice));
+        }
+        Holder::Elsewhere => {
+            let what = "is supervised from another container";
+            return Err(Fault::new(ExitCode::Failed, &name, what, "use another --piddir here"));
+        }
+    }
+    let place = Place {
+        boot: native::boot_id().map_err(system)?,
+        space: native::pid_space().map_err(system)?,
+    };
+    let backend = Native::new(&begin::SIGNALS).map_err(system)?;
+    let task = Task::Start { client: String::new(), context: context.encode() };
+    let link = Link::none();
+    let assignment =
+        Assignment { piddir, name: name.clone(), task, place, link, is_foreground: true };
+    match begin::supervise(backend, assignment).map_err(system)? {
+        Some(Outcome::Stopped | Outcome::Done(_)) => Ok(ExitCode::Ok),
+        Some(Outcome::Failed(exit)) => Err(Fault::new(
+            ExitCode::Failed,
+            &name,
+            format!("failed to start: {exit}"),
+            "its own output says why",
+        )),
+        Some(Outcome::Unlaunchable(error)) => Err(crate::words::unlaunchable(&name, &loaded.entry, error)),
+        Some(Outcome::Survived) => Err(Fault::new(
+            ExitCode::Failed,
+            &name,
+            "was stopped, but processes outlived all signals",
+            "see what they wait for: ps -ef",
+        )),
+        Some(Outcome::NotRunning) | None => Ok(ExitCode::Failed),
+    }
+}

@@ -136,6 +136,12 @@ impl Fake {
         self.world().owners.insert(path.into(), owner);
     }
 
+    /// Who we are; another one after [`Fake::crash`].
+    #[must_use]
+    pub fn us(&self) -> ProcessId {
+        self.world().us()
+    }
+
     /// Our own user, at first [`Fake::UID`].
     pub fn become_user(&self, uid: u32) {
         self.world().uid = uid;

@@ -262,9 +262,14 @@ impl Native {
         }
         let mut found = self.lineage()?;
         for stray in living(&tree.strays)? {
-            found.push(stray);
-            found.extend(sys::descendants(stray)?);
+            if !spared().contains(&stray) {
+                found.push(stray);
+                found.extend(sys::descendants(stray)?);
+            }
         }
+        found.sort_unstable();
+        found.dedup();
+        found.retain(|pid| !spared().contains(pid));
         if tree.session_only {
             found.retain(|&pid| is_in_session(pid, tree.main.pid));
         }
@@ -318,8 +323,12 @@ fn search(tree: &Tree) -> io::Result<Vec<i32>> {
     let main_pid = sys::born(main)?.map(|born| ProcessId { pid: main, born });
     let mark = run_entry(tree.run);
     let is_marked = |pid| sys::carries(pid, mark.as_bytes());
-    let spared = [getpid().as_raw(), parent(), 1];
-    Ok(tree::search(tree, &all, main_pid, &living(&tree.strays)?, &spared, is_marked))
+    Ok(tree::search(tree, &all, main_pid, &living(&tree.strays)?, &spared(), is_marked))
+}
+
+/// We, our keeper and init never belong to a tree, whatever it says.
+fn spared() -> [i32; 3] {
+    [getpid().as_raw(), parent(), 1]
 }
 
 impl ProcessBackend for Native {

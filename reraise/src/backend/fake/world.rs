@@ -166,6 +166,11 @@ impl World {
         self.processes.get(&pid).map(|p| ProcessId { pid, born: p.born })
     }
 
+    pub(super) fn us(&self) -> ProcessId {
+        let born = self.processes.get(&self.us).map_or(0, |p| p.born);
+        ProcessId { pid: self.us, born }
+    }
+
     pub(super) fn living(&self) -> Vec<ProcessId> {
         let known = [INIT, KEEPER, self.us];
         self.processes

@@ -216,3 +216,6 @@ impl ProcessBackend for Fake {
         super::native::elevation(self.world().uid, owner, interactive)
     }
 }
+
+#[cfg(test)]
+mod tests;

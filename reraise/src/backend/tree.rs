@@ -34,21 +34,28 @@ pub(super) fn search(
             || is_session && p.sid == main.pid
             || is_marked(p.pid)
     };
-    let is_spared = |pid: i32| spared.contains(&pid);
-    let mut found: Vec<i32> =
-        all.iter().filter(is_found).map(|p| p.pid).filter(|&p| !is_spared(p)).collect();
+    let roots = all.iter().filter(is_found).map(|p| p.pid).collect();
+    let mut found = with_descendants(roots, all, spared);
+    if tree.session_only {
+        let is_inside = |pid| all.iter().any(|p| p.pid == pid && p.sid == main.pid);
+        found.retain(|&pid| is_session && is_inside(pid));
+    }
+    found
+}
+
+/// These and what descends from them, but for those that are spared and what
+/// descends through them only.
+pub(super) fn with_descendants(roots: Vec<i32>, all: &[Relation], spared: &[i32]) -> Vec<i32> {
+    let mut found = roots;
+    found.retain(|pid| !spared.contains(pid));
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
         for child in all.iter().filter(|p| p.ppid == parent) {
-            if !found.contains(&child.pid) && !is_spared(child.pid) {
+            if !found.contains(&child.pid) && !spared.contains(&child.pid) {
                 found.push(child.pid);
             }
         }
         next += 1;
-    }
-    if tree.session_only {
-        let is_inside = |pid| all.iter().any(|p| p.pid == pid && p.sid == main.pid);
-        found.retain(|&pid| is_session && is_inside(pid));
     }
     found
 }

@@ -53,6 +53,14 @@ pub(crate) fn main(arguments: &[String]) -> ! {
         }
         "leave-daemon" => leave(|| announce(directory)),
         "leave-bare-daemon" => leave(|| become_bare(directory)),
+        "hop" => {
+            for _ in 0..number(0) {
+                if !is_child() {
+                    exit(0);
+                }
+            }
+            announce(directory);
+        }
         "facts" => facts(),
         "descriptors" => descriptors(),
         "same-output" => same_output(number(0) as u64, number(1) as u64),

@@ -105,6 +105,7 @@ fn main() -> ExitCode {
         an_ignored_sigchld_does_not_matter,
         a_caller_that_asks_for_sigchld_reaps,
         launches_leave_no_descriptor,
+        a_process_that_forks_away_is_never_missed,
         a_death_by_real_time_signal_is_reported,
     ]);
     #[cfg(target_os = "linux")]

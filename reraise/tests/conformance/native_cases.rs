@@ -222,6 +222,26 @@ pub(crate) fn a_death_by_real_time_signal_is_reported() {
     }
 }
 
+/// Empty means that nothing is left, and a successor may start.
+pub(crate) fn a_process_that_forks_away_is_never_missed() {
+    if !native::KEEPS_ORPHANS {
+        return;
+    }
+    let mut s = OnNative::new();
+    let launch = s.verb("hop", &["500".into()]);
+    let child = s.backend().spawn(&launch).unwrap();
+    s.backend().release(child).unwrap();
+    loop {
+        assert_ne!(s.members(&ours(child)), []);
+        let now = s.backend().now();
+        if s.backend().next_event(Some(now)).unwrap() == Event::Input {
+            break;
+        }
+    }
+    s.take_announcement();
+    assert_eq!(s.members(&ours(child)).len(), 1);
+}
+
 #[cfg(target_os = "linux")]
 pub(crate) fn a_process_without_its_first_thread_lives() {
     for is_bare in [false, true] {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::backend::{Limit, RUN_VARIABLE};
+use crate::backend::{Limit, RUN_VARIABLE, run_entry};
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,9 +92,8 @@ impl Context {
     /// The environment for a launch, with the mark of the run.
     #[must_use]
     pub fn environment_of(&self, run: u64) -> Vec<CString> {
-        let mark = format!("{RUN_VARIABLE}={run:x}");
         let entries = self.environment.iter().map(|e| e.as_bytes().to_vec());
-        entries.chain([mark.into_bytes()]).flat_map(CString::new).collect()
+        entries.flat_map(CString::new).chain([run_entry(run)]).collect()
     }
 
     /// As it is kept and sent: fields that end with NUL.
@@ -205,6 +204,6 @@ mod tests {
         let mut context = Context::current(Path::new("/d"), Path::new("/l")).unwrap();
         context.environment = vec!["A=1".into()];
         let entries = context.environment_of(0xab);
-        assert_eq!(entries, [c"A=1".to_owned(), c"RERAISE_RUN=ab".to_owned()]);
+        assert_eq!(entries, [c"A=1".to_owned(), c"RERAISE_RUN=00000000000000ab".to_owned()]);
     }
 }

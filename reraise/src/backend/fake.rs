@@ -137,6 +137,12 @@ impl Fake {
         self.world().owners.insert(path.into(), owner);
     }
 
+    /// Who we are; another one after [`Fake::crash`].
+    #[must_use]
+    pub fn us(&self) -> ProcessId {
+        self.world().us()
+    }
+
     /// Our own user, at first [`Fake::UID`].
     pub fn become_user(&self, uid: u32) {
         self.world().uid = uid;
@@ -218,6 +224,9 @@ impl ProcessBackend for Fake {
     }
 
     fn elevation(&self, owner: Owner, interactive: bool) -> Elevation {
-        super::native::elevation(self.world().uid, owner, interactive)
+        super::native::elevation_of(self.world().uid, owner, interactive)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -213,7 +213,7 @@ pub enum Event {
     OrphanEnded,
     /// A signal reached us.
     Signal(Signal),
-    /// The descriptor given to [`ProcessBackend::listen`] has input or its end.
+    /// The descriptor given to [`native::Native::listen`] has input or its end.
     Input,
     /// The deadline has passed.
     Deadline,

@@ -90,6 +90,10 @@ mod contract {
 /// The token of [`Native::listen`]; a child's launch report has its pid.
 const INPUT: u64 = 0;
 
+/// How often a tree is looked at when all that one look finds is gone before
+/// the next. Not nothing is left then: a process may be forking away.
+const LOOKS: usize = 1000;
+
 /// A process that was spawned and has not been reported as ended.
 struct Child {
     id: ProcessId,
@@ -200,7 +204,8 @@ impl Native {
         } else if let Some(id) = self.unwatch(pid) {
             self.queue.forget_process(pid);
             self.pending.push_back(Event::Ended(id, exit));
-        } else {
+        } else if self.pending.back() != Some(&Event::OrphanEnded) {
+            // One tells as much as many, and a tree can be full of them.
             self.pending.push_back(Event::OrphanEnded);
         }
     }
@@ -252,9 +257,14 @@ impl Native {
         }
         let mut found = self.lineage()?;
         for stray in living(&tree.strays)? {
-            found.push(stray);
-            found.extend(sys::descendants(stray)?);
+            if !spared().contains(&stray) {
+                found.push(stray);
+                found.extend(sys::descendants(stray)?);
+            }
         }
+        found.sort_unstable();
+        found.dedup();
+        found.retain(|pid| !spared().contains(pid));
         let leader = tree.main.pid;
         match tree.scope {
             Scope::Tree => {}
@@ -316,8 +326,12 @@ fn search(tree: &Tree) -> io::Result<Vec<i32>> {
     let main_pid = born(main)?.map(|born| ProcessId { pid: main, born });
     let mark = run_entry(tree.run);
     let is_marked = |pid| carries(pid, mark.as_bytes());
-    let spared = [getpid().as_raw(), parent(), 1];
-    Ok(tree::search(tree, &all, main_pid, &living(&tree.strays)?, &spared, is_marked))
+    Ok(tree::search(tree, &all, main_pid, &living(&tree.strays)?, &spared(), is_marked))
+}
+
+/// We, our keeper and init never belong to a tree, whatever it says.
+fn spared() -> [i32; 3] {
+    [getpid().as_raw(), parent(), 1]
 }
 
 impl ProcessBackend for Native {
@@ -376,19 +390,30 @@ impl ProcessBackend for Native {
     }
 
     fn members(&mut self, tree: &Tree) -> io::Result<Vec<ProcessId>> {
-        let first = self.look(tree)?;
-        let mut members = Vec::new();
-        for pid in first {
-            members.extend(self.identify(pid)?);
+        let mut is_certain = tree.is_ours && self.keeps_orphans;
+        for _ in 0..LOOKS {
+            let first = self.look(tree)?;
+            if first.is_empty() {
+                // A look at all processes can miss one that is forking away.
+                if std::mem::replace(&mut is_certain, true) {
+                    return Ok(Vec::new());
+                }
+                continue;
+            }
+            let mut members = Vec::new();
+            for pid in first {
+                members.extend(self.identify(pid)?);
+            }
+            // Between look and identification a pid may have passed to a
+            // stranger. Whoever a second look finds there was not one, or is
+            // gone by now.
+            let second = self.look(tree)?;
+            members.retain(|m| second.contains(&m.pid));
+            if !members.is_empty() {
+                return Ok(members);
+            }
         }
-        if members.is_empty() {
-            return Ok(members);
-        }
-        // Between look and identification a pid may have passed to a stranger.
-        // Whoever a second look finds there was not one, or is gone by now.
-        let second = self.look(tree)?;
-        members.retain(|m| second.contains(&m.pid));
-        Ok(members)
+        Err(io::Error::other("its processes come and go too fast to be told apart"))
     }
 
     fn keeps_orphans(&self) -> bool {
@@ -432,8 +457,14 @@ impl ProcessBackend for Native {
     }
 }
 
+/// How a command comes to run as `owner`, see [`ProcessBackend::elevation`].
+#[must_use]
+pub fn elevation(owner: Owner, interactive: bool) -> Elevation {
+    elevation_of(geteuid().as_raw(), owner, interactive)
+}
+
 /// How a command of `us` comes to run as `owner`.
-pub(super) fn elevation(us: u32, owner: Owner, interactive: bool) -> Elevation {
+pub(super) fn elevation_of(us: u32, owner: Owner, interactive: bool) -> Elevation {
     if us == owner.uid {
         return Elevation::None;
     }
@@ -462,13 +493,7 @@ mod tests {
             (500, 600, false, sudo(&["sudo", "-n", "-u", "#600", "--"])),
             (500, 0, false, sudo(&["sudo", "-n", "-u", "#0", "--"])),
         ] {
-            assert_eq!(elevation(us, owner(them), interactive), expected, "{us} for {them}");
+            assert_eq!(elevation_of(us, owner(them), interactive), expected, "{us} for {them}");
         }
     }
-}
-
-/// How a command comes to run as `owner`, see [`ProcessBackend::elevation`].
-#[must_use]
-pub fn elevation(owner: Owner, interactive: bool) -> Elevation {
-    elevation(geteuid().as_raw(), owner, interactive)
 }

@@ -35,18 +35,8 @@ pub(super) fn search(
             || is_session && p.sid == main.pid
             || is_marked(p.pid)
     };
-    let is_spared = |pid: i32| spared.contains(&pid);
-    let mut found: Vec<i32> =
-        all.iter().filter(is_found).map(|p| p.pid).filter(|&p| !is_spared(p)).collect();
-    let mut next = 0;
-    while let Some(&parent) = found.get(next) {
-        for child in all.iter().filter(|p| p.ppid == parent) {
-            if !found.contains(&child.pid) && !is_spared(child.pid) {
-                found.push(child.pid);
-            }
-        }
-        next += 1;
-    }
+    let roots = all.iter().filter(is_found).map(|p| p.pid).collect();
+    let mut found = with_descendants(roots, all, spared);
     let is_inside = |pid, number: fn(&Relation) -> i32| {
         is_session && all.iter().any(|p| p.pid == pid && number(p) == main.pid)
     };
@@ -54,6 +44,23 @@ pub(super) fn search(
         Scope::Tree => {}
         Scope::Session => found.retain(|&pid| is_inside(pid, |p| p.sid)),
         Scope::Group => found.retain(|&pid| is_inside(pid, |p| p.pgid)),
+    }
+    found
+}
+
+/// These and what descends from them, but for those that are spared and what
+/// descends through them only.
+pub(super) fn with_descendants(roots: Vec<i32>, all: &[Relation], spared: &[i32]) -> Vec<i32> {
+    let mut found = roots;
+    found.retain(|pid| !spared.contains(pid));
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        for child in all.iter().filter(|p| p.ppid == parent) {
+            if !found.contains(&child.pid) && !spared.contains(&child.pid) {
+                found.push(child.pid);
+            }
+        }
+        next += 1;
     }
     found
 }

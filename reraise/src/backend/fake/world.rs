@@ -166,6 +166,11 @@ impl World {
         self.processes.get(&pid).map(|p| ProcessId { pid, born: p.born })
     }
 
+    pub(super) fn us(&self) -> ProcessId {
+        let born = self.processes.get(&self.us).map_or(0, |p| p.born);
+        ProcessId { pid: self.us, born }
+    }
+
     pub(super) fn living(&self) -> Vec<ProcessId> {
         let known = [INIT, KEEPER, self.us];
         self.processes
@@ -376,20 +381,21 @@ impl World {
     }
 
     pub(super) fn members(&self, tree: &Tree) -> Vec<ProcessId> {
-        let all: Vec<Relation> = self
+        let mut all: Vec<Relation> = self
             .processes
             .iter()
             .map(|(&pid, p)| Relation { pid, ppid: p.ppid, pgid: p.sid, sid: p.sid })
             .collect();
+        let spared = [INIT, KEEPER, self.us];
         let mut strays: Vec<i32> =
             tree.strays.iter().filter(|s| self.is_alive(**s)).map(|s| s.pid).collect();
-        let by_lineage = tree.is_ours && self.keeps_orphans;
-        if by_lineage {
+        if tree.is_ours && self.keeps_orphans {
+            // Lineage decides alone: who calls an adopted tree ours finds nothing.
             strays.extend(all.iter().filter(|p| p.ppid == self.us).map(|p| p.pid));
+            let kin = tree::with_descendants(strays.clone(), &all, &spared);
+            all.retain(|p| kin.contains(&p.pid));
         }
-        let is_marked =
-            |pid| !by_lineage && self.processes.get(&pid).is_some_and(|p| p.run == Some(tree.run));
-        let spared = [INIT, KEEPER, self.us];
+        let is_marked = |pid| self.processes.get(&pid).is_some_and(|p| p.run == Some(tree.run));
         let main_pid = self.identify(tree.main.pid);
         let found = tree::search(tree, &all, main_pid, &strays, &spared, is_marked);
         found.into_iter().flat_map(|pid| self.identify(pid)).collect()

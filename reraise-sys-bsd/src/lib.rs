@@ -21,6 +21,7 @@
     target_os = "macos"
 ))]
 
+mod event;
 pub mod kqueue;
 pub mod posix;
 pub mod sysctl;

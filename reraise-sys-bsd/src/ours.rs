@@ -74,8 +74,8 @@ cfg_if::cfg_if! {
     }
 }
 
-/// Closes every descriptor from `first` on (`closefrom(2)`: FreeBSD 8, NetBSD
-/// 3, OpenBSD 3.5, DragonFly 1).
+/// Closes every descriptor from `first` on (`closefrom(2)`; `closefrom(3)` on
+/// NetBSD).
 pub fn close_from(first: i32) {
     // SAFETY: closing descriptors that nobody uses any more is the point; the
     // callers have just forked or are about to exec.

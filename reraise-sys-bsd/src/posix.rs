@@ -15,9 +15,9 @@ pub fn parent() -> i32 {
 }
 
 /// A child of ours that has ended, with its wait status; it stays a zombie
-/// until it is waited for (`waitid(2)`, `WNOWAIT`: FreeBSD 9.1, NetBSD 8,
-/// OpenBSD 7.1, DragonFly 6, macOS). `Ok(None)`: there are children, and none
-/// has ended. `ECHILD`: there are none at all.
+/// until it is waited for (`waitid(2)`, `WNOWAIT`; OpenBSD has it since
+/// 7.3). `Ok(None)`: there are children, and none has ended. `ECHILD`: there are
+/// none at all.
 ///
 /// # Errors
 /// `ECHILD`, see above.

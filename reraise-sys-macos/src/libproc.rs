@@ -13,8 +13,8 @@ use nix::unistd::{Pid, getsid};
 use reraise_sys_bsd::kqueue::Identify;
 use reraise_sys_bsd::tree::Process;
 
-/// bsd/sys/proc_info_private.h of xnu; not in the SDK, but libproc's callers
-/// have used it since 10.9. Needs no privilege.
+/// bsd/sys/proc_info_private.h of xnu; not in the SDK, but of a
+/// fixed layout ("this structure is API"). Needs no privilege.
 const PROC_PIDUNIQIDENTIFIERINFO: c_int = 17;
 /// bsd/sys/proc_info.h of xnu: all processes.
 const PROC_ALL_PIDS: u32 = 1;
@@ -115,7 +115,7 @@ pub fn born(pid: i32) -> io::Result<Option<u64>> {
 }
 
 /// Sends a signal to the process `pid` if it is still the one that was `born`.
-/// `false`: that one is gone. Since macOS 12 or so libproc has
+/// `false`: that one is gone. The libproc of newer systems has
 /// `proc_signal_with_audittoken`, which compares pid and version in the kernel:
 /// then it cannot reach a stranger. Without it the identity is compared
 /// immediately before kill(2), and a stranger would be hit if in these few

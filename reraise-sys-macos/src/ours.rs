@@ -88,9 +88,12 @@ pub fn close_from(first: i32) {
 /// these reach; the environment behind them stays. What is longer is cut, and
 /// the arguments are lost (`_NSGetArgv`, crt_externs.h).
 pub fn set_title(title: &CStr) {
-    // SAFETY: both functions give the address of a variable that lives as long
-    // as the process.
-    let (argc, argv) = unsafe { (*libc::_NSGetArgc(), *libc::_NSGetArgv()) };
+    // SAFETY: gives the address of a variable that is always there.
+    let argc = unsafe { libc::_NSGetArgc() };
+    // SAFETY: as above.
+    let argv = unsafe { libc::_NSGetArgv() };
+    // SAFETY: as above, and nobody writes it.
+    let (argc, argv) = (unsafe { *argc }, unsafe { *argv });
     let Some((start, room)) = arguments(argc, argv) else { return };
     let bytes = title.to_bytes();
     let length = bytes.len().min(room - 1);
@@ -106,7 +109,9 @@ fn arguments(argc: c_int, argv: *mut *mut c_char) -> Option<(*mut c_char, usize)
     let mut whole: Option<(*mut c_char, usize)> = None;
     for index in 0..argc.max(0) as usize {
         // SAFETY: argv has argc entries.
-        let argument = unsafe { *argv.add(index) };
+        let entry = unsafe { argv.add(index) };
+        // SAFETY: as above.
+        let argument = unsafe { *entry };
         if argument.is_null() {
             break;
         }

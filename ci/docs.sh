@@ -22,9 +22,9 @@ commands=$(awk '/^[A-Z].*:$/ { on = /^Commands:/ } on && /^  [a-z]/ { print $1 }
 for option in $(long_options <<<"$help"); do in_readme option "$option" "$option"; done
 for command in $commands; do
     [ "$command" != help ] || continue
-    in_readme command "$command" "$command"
+    in_readme command "$command" "(reraise |\`)$command"
     for option in $("$reraise" "$command" --help | long_options); do
-        in_readme "option of $command" "$option" "$option"
+        [ "$option" = --help ] || in_readme "option of $command" "$option" "$option"
     done
 done
 

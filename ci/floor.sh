@@ -13,7 +13,8 @@ crates() {
     cargo tree --locked -p reraise --no-default-features -e normal --target "$1" \
         --prefix none --format '{p}' | cut -d' ' -f1 | sort -u
 }
-common="bitflags cfg-if libc nix reraise strsim"
+# memoffset comes with the sockets of nix.
+common="bitflags cfg-if libc memoffset nix reraise strsim"
 linux="$common reraise-sys-linux rustix linux-raw-sys"
 bsd="$common reraise-sys-bsd"
 macos="$common reraise-sys-bsd reraise-sys-macos"

@@ -261,7 +261,7 @@ pub(crate) fn a_child_of_the_program_is_a_member(mut s: impl Subject) {
     assert_eq!(s.others(&ours(parent)).len(), 1);
     let members = s.members(&ours(parent));
     assert!(members.contains(&parent));
-    assert_eq!(s.members(&Tree { session_only: true, ..ours(parent) }), members);
+    assert_eq!(s.members(&Tree { scope: Scope::Session, ..ours(parent) }), members);
 }
 
 pub(crate) fn a_daemonised_grandchild_is_a_member(mut s: impl Subject) {
@@ -275,7 +275,7 @@ pub(crate) fn a_daemonised_grandchild_is_a_member(mut s: impl Subject) {
 pub(crate) fn a_daemon_with_emptied_environment_is_a_member(mut s: impl Subject) {
     let main = s.start_leaving(Program::LeavesBareDaemon);
     assert_eq!(s.members(&ours(main)).len(), 1);
-    assert_eq!(s.members(&Tree { session_only: true, ..ours(main) }), []);
+    assert_eq!(s.members(&Tree { scope: Scope::Session, ..ours(main) }), []);
 }
 
 pub(crate) fn an_orphan_s_end_is_told(mut s: impl Subject) {
@@ -313,14 +313,14 @@ pub(crate) fn a_stray_is_a_member(mut s: impl Subject) {
     assert_eq!(s.members(&tree(vec![daemon])), [daemon]);
     let other = ProcessId { born: daemon.born ^ 1, ..daemon };
     assert_eq!(s.members(&tree(vec![other])), []);
-    assert_eq!(s.members(&Tree { session_only: true, ..tree(vec![daemon]) }), []);
+    assert_eq!(s.members(&Tree { scope: Scope::Session, ..tree(vec![daemon]) }), []);
 }
 
-pub(crate) fn session_only_leaves_the_others(mut s: impl Subject) {
+pub(crate) fn session_scope_leaves_the_others(mut s: impl Subject) {
     let main = s.start_waiting(Program::HasDaemon);
     for tree in [ours(main), adopted(main)] {
         assert_eq!(s.others(&tree).len(), 1);
-        assert_eq!(s.members(&Tree { session_only: true, ..tree }), [main]);
+        assert_eq!(s.members(&Tree { scope: Scope::Session, ..tree }), [main]);
     }
 }
 

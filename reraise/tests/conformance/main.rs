@@ -84,7 +84,7 @@ fn main() -> ExitCode {
         a_child_of_an_adopted_program_is_a_member,
         a_daemon_of_an_adopted_run_is_known_by_its_mark,
         a_stray_is_a_member,
-        session_only_leaves_the_others,
+        session_scope_leaves_the_others,
         another_run_is_no_member,
         we_are_no_member,
         our_own_file_needs_no_sudo,

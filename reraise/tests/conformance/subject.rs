@@ -149,7 +149,7 @@ pub(crate) trait Subject: Sized {
 pub(crate) const RUN: u64 = 0;
 
 pub(crate) fn ours(main: ProcessId) -> Tree {
-    Tree { main, run: run_number(RUN), is_ours: true, strays: Vec::new(), session_only: false }
+    Tree { main, run: run_number(RUN), is_ours: true, strays: Vec::new(), scope: Scope::Tree }
 }
 
 pub(crate) fn adopted(main: ProcessId) -> Tree {

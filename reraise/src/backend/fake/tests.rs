@@ -21,7 +21,7 @@ fn start(backend: &mut Fake, path: &str) -> ProcessId {
 }
 
 fn adopted(main: ProcessId) -> Tree {
-    Tree { main, run: 7, is_ours: false, strays: Vec::new(), session_only: false }
+    Tree { main, run: 7, is_ours: false, strays: Vec::new(), scope: Scope::Tree }
 }
 
 #[test]

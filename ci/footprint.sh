@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The memory of 20 idle services and their context switches, against a ceiling. With no
+# argument both builds are measured: the release archive's (static, small) and the one that
+# `cargo install reraise` makes (dynamic, default profile). ci/footprint.sh DIR measures DIR's.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# kB of private memory and page tables of keeper and workers, a service. runit's runsv takes
+# 133: half of that is 66, and a keeper shared by 20 (not by 100) services adds at most 14.
+ceiling=80
+
+measure() {
+    ci/bench --peers reraise --tests memory,idle --services 20 --idle-sec 3 \
+        --max-kb "$ceiling" --max-switches 0 "$1"
+}
+if [ $# -gt 0 ]; then
+    measure "$1"
+    exit
+fi
+target=${CARGO_TARGET_DIR:-$PWD/target}
+host=$(rustc -vV | sed -n 's/^host: //p')
+
+echo "static, release profile:"
+cargo build --locked --release -p reraise
+measure "$target/$host/release"
+
+echo "dynamic, default profile:"
+env CARGO_TARGET_DIR="$target/installed" CARGO_ENCODED_RUSTFLAGS="-Ctarget-feature=-crt-static" \
+    CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+    CARGO_PROFILE_RELEASE_PANIC=unwind CARGO_PROFILE_RELEASE_OPT_LEVEL=3 \
+    CARGO_PROFILE_RELEASE_STRIP=none \
+    cargo build --locked --release -p reraise
+measure "$target/installed/$host/release"

@@ -1,6 +1,5 @@
 //! What a supervisor asks of the kernel for itself.
 
-use std::cell::UnsafeCell;
 use std::ffi::CStr;
 use std::io;
 
@@ -94,25 +93,17 @@ pub fn close_from(first: i32) {
     }
 }
 
-/// Room for a title; in our own data, so that no page is touched for it alone.
-const ROOM: usize = 288;
-struct Title(UnsafeCell<[u8; ROOM]>);
-// SAFETY: written only by `set_title`, which single-threaded processes call.
-unsafe impl Sync for Title {}
-static TITLE: Title = Title(UnsafeCell::new([0; ROOM]));
-
 /// What `ps` shows as our command line. The kernel is told that the arguments
 /// now lie in memory of ours (`PR_SET_MM_MAP`, Linux 3.18 with
 /// CONFIG_CHECKPOINT_RESTORE, no privilege needed); /proc/PID/environ stays as
 /// it is. Without it the command line stays what it was, and only the short
-/// name (`PR_SET_NAME`) tells.
+/// name tells. To be called once: the title is never freed.
 pub fn set_title(title: &CStr) {
-    let bytes = title.to_bytes_with_nul();
-    let length = bytes.len().min(ROOM);
-    // SAFETY: nobody else refers to TITLE (see `Sync` above), and the copy
-    // stays within it.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), TITLE.0.get().cast::<u8>(), length) };
-    let start = TITLE.0.get() as u64;
+    // On the heap, since the kernel reads a title from anonymous memory only,
+    // which initialised data is not.
+    let bytes: &'static [u8] = Box::leak(title.to_bytes_with_nul().into());
+    let start = bytes.as_ptr() as u64;
+    let length = bytes.len();
     if let Ok(mut map) = current_map() {
         map.arg_start = start;
         map.arg_end = start + length as u64;

@@ -128,7 +128,6 @@ enum Command {
 /// Everything that a command needs to know.
 pub(crate) struct Setting {
     pub(crate) dirs: Dirs,
-    pub(crate) given: Given,
 }
 
 /// Runs `reraise`.
@@ -160,7 +159,7 @@ fn run() -> Result<ExitCode, Fault> {
     let me = nix::unistd::geteuid().as_raw();
     let setting = |given: Given| {
         let dirs = Dirs::resolve(&given, std::env::var_os("HOME"), me)?;
-        Ok::<_, Fault>(Setting { dirs, given })
+        Ok::<_, Fault>(Setting { dirs })
     };
     match arguments.command {
         Command::List { patterns, json } => list::run(&setting(given)?, &patterns, json),

@@ -180,7 +180,13 @@ pub(crate) fn run(
         .iter()
         .map(|(name, entry)| (name, entry.as_ref(), look(setting, name, entry.as_ref())))
         .collect();
-    let usage = if long { long::usage(rows.iter().map(|(.., seen)| seen)) } else { Vec::new() };
+    let usage = if long {
+        long::usage(rows.iter().map(|(.., seen)| seen)).map_err(|e| {
+            Fault::new(ExitCode::System, "the processes", format!("cannot be listed: {e}"), "")
+        })?
+    } else {
+        Vec::new()
+    };
     if json {
         let services: Vec<Value> = rows
             .iter()

@@ -37,6 +37,9 @@ use registry::{Client, Effect, End, Registry};
 /// What a keeper says on standard output once it can be connected to.
 pub const READY: &str = "ready\n";
 
+/// How long a new keeper waits for its first caller.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The token of the listening socket; connections have higher ones.
 const LISTENER: u64 = 0;
 
@@ -75,7 +78,9 @@ struct Keeper {
     /// Orphans that have been assigned.
     strays: BTreeMap<i32, u64>,
     me: u32,
-    is_leaving: bool,
+    /// Until when a keeper that nobody has called yet waits for whoever
+    /// started it.
+    patience: Option<Duration>,
 }
 
 fn now() -> Duration {
@@ -132,7 +137,7 @@ impl Keeper {
             adopted: BTreeMap::new(),
             strays: BTreeMap::new(),
             me,
-            is_leaving: false,
+            patience: Some(now() + PATIENCE),
         };
         announce();
         keeper.take_over()?;
@@ -165,10 +170,15 @@ impl Keeper {
 
     fn serve(&mut self) {
         loop {
-            if self.registry.is_empty() && self.connections.is_empty() && self.try_end() {
+            let is_idle = self.registry.is_empty() && self.connections.is_empty();
+            if self.patience.is_some_and(|until| until <= now()) || !is_idle {
+                self.patience = None;
+            }
+            if is_idle && self.patience.is_none() && self.try_end() {
                 return;
             }
-            let left = self.registry.deadline().map(|due| due.saturating_sub(now()));
+            let due = self.registry.deadline().into_iter().chain(self.patience).min();
+            let left = due.map(|due| due.saturating_sub(now()));
             match self.queue.next(left) {
                 Ok(Some(QueueEvent::Signal(signal))) => self.on_signal(signal),
                 Ok(Some(QueueEvent::Readable(LISTENER))) => self.accept(),
@@ -210,7 +220,6 @@ impl Keeper {
             // The end of the session or of the machine: all services end in
             // order, and what is wanted stays as it was.
             Signal::SIGTERM | Signal::SIGINT => {
-                self.is_leaving = true;
                 let effects = self.registry.leave_all();
                 self.carry_out(effects);
             }
@@ -413,9 +422,6 @@ impl Keeper {
     fn worker_gone(&mut self, name: &ServiceName, end: End) {
         if end == End::Done {
             self.adopted.remove(name);
-        }
-        if self.is_leaving && end == End::Done {
-            // Requests of the last moment are for whoever comes after us.
         }
         let effects = self.registry.gone(name, end, now());
         self.carry_out(effects);

@@ -13,7 +13,7 @@ use crate::supervise::worker::{Worker, nanoseconds};
 
 /// What a record says, reduced to what makes a new one necessary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shown {
+pub(super) struct Shown {
     phase: record::Phase,
     pid: Option<i32>,
     is_stopping: bool,
@@ -24,7 +24,7 @@ pub struct Shown {
 ///
 /// # Errors
 /// When one could not be written; the old one is still there.
-pub fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<()> {
+pub(super) fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<()> {
     let state = worker.machine.state().clone();
     write_slot(worker, &state)?;
     let pid = worker.tree.as_ref().map(|t| t.main.pid);

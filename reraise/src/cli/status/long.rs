@@ -1,9 +1,10 @@
 //! What the whole tree of a service uses, through sysinfo.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::{Value, json};
+use reraise::error::ExitCode;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, ThreadKind};
 
 use super::Seen;
@@ -37,53 +38,45 @@ impl fmt::Display for Usage {
 }
 
 /// For each service, from one look at all processes. The tree is that of the
-/// main process and of its session; `None` where none runs.
-pub(super) fn usage<'a>(rows: impl Iterator<Item = &'a Seen>) -> Vec<Option<Usage>> {
-    let mut system = System::new();
+/// main process, of its session and of its worker, who is its service's reaper.
+/// `None` where nothing runs.
+pub(super) fn usage<'a>(
+    rows: impl Iterator<Item = &'a Seen>,
+) -> Result<Vec<Option<Usage>>, sysinfo::Error> {
+    let mut system = System::new()?;
     let what = ProcessRefreshKind::nothing().with_memory().with_cpu();
     system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
-    let mut children: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
+    let mut below: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
     for (&pid, process) in system.processes() {
-        if let Some(parent) = process.parent() {
-            children.entry(parent).or_default().push(pid);
+        // sysinfo lists threads as processes on Linux.
+        if process.thread_kind() == Some(ThreadKind::Userland) {
+            continue;
         }
-        if let Some(session) = process.session_id().filter(|&s| s != pid) {
-            children.entry(session).or_default().push(pid);
+        for above in [process.parent(), process.session_id()].into_iter().flatten() {
+            below.entry(above).or_default().push(pid);
         }
     }
-    rows.map(|seen| {
-        if seen.record.is_none() || seen.state.code() != reraise::error::ExitCode::Ok {
-            return None;
-        }
-        let record = seen.record.as_ref()?;
-        let main = Pid::from_u32(record.pid?.cast_unsigned());
-        // A worker is its service's reaper: orphans are among its children.
-        let worker = record.worker.map(|w| Pid::from_u32(w.cast_unsigned()));
-        let mut found = vec![main];
-        found.extend(worker.and_then(|w| children.get(&w)).into_iter().flatten());
-        let mut next = 0;
-        while let Some(pid) = found.get(next) {
-            let below = children.get(pid).cloned().unwrap_or_default();
-            found.extend(below);
-            found[next + 1..].sort_unstable();
-            let (head, tail) = found.split_at(next + 1);
-            let tail: Vec<_> = tail.iter().filter(|p| !head.contains(p)).copied().collect();
-            found.truncate(next + 1);
-            found.extend(tail);
-            found.dedup();
-            next += 1;
+    let pid = |pid: Option<i32>| pid.map(|pid| Pid::from_u32(pid.cast_unsigned()));
+    let of = |seen: &Seen| {
+        let record = seen.record.as_ref().filter(|_| seen.state.code() == ExitCode::Ok)?;
+        let mut found = BTreeSet::from([pid(record.pid)?]);
+        let mut queue: Vec<Pid> = found.iter().copied().collect();
+        // Not the worker itself, nor what stands in the keeper's session.
+        let is_child = |&p: &Pid| system.process(p).and_then(|p| p.parent()) == pid(record.worker);
+        let orphans = pid(record.worker).and_then(|w| below.get(&w)).into_iter().flatten();
+        queue.extend(orphans.copied().filter(is_child));
+        found.extend(queue.iter().copied());
+        while let Some(above) = queue.pop() {
+            let next = below.get(&above).into_iter().flatten().filter(|&&pid| found.insert(pid));
+            queue.extend(next.copied().collect::<Vec<_>>());
         }
         let mut usage = Usage::default();
-        for process in found.iter().filter_map(|&pid| system.process(pid)) {
-            // sysinfo lists threads as processes on Linux.
-            if process.thread_kind() == Some(ThreadKind::Userland) {
-                continue;
-            }
+        for process in found.into_iter().filter_map(|pid| system.process(pid)) {
             usage.processes += 1;
             usage.memory += process.memory();
             usage.cpu_ms += process.accumulated_cpu_time();
         }
         Some(usage)
-    })
-    .collect()
+    };
+    Ok(rows.map(of).collect())
 }

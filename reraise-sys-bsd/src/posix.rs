@@ -96,6 +96,21 @@ pub unsafe fn fork_beside() -> io::Result<Option<Pid>> {
     }
 }
 
+/// `fork(2)`. `None` in the child.
+///
+/// # Errors
+/// `EAGAIN` or `ENOMEM`.
+///
+/// # Safety
+/// The process must be single-threaded.
+pub unsafe fn fork_lightly() -> io::Result<Option<Pid>> {
+    // SAFETY: the caller's promise.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
+        nix::unistd::ForkResult::Child => Ok(None),
+    }
+}
+
 /// New memory, zeroed; private memory is not inherited by a fork (minherit(2),
 /// which all BSDs and macOS have; `INHERIT_NONE` is 2 in every sys/mman.h, and
 /// `VM_INHERIT_NONE` likewise). It is never given back.

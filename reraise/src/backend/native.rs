@@ -47,7 +47,7 @@ cfg_if::cfg_if! {
 pub use super::spawn::{exec_beside, exit_now, fork_plainly, keep_only, set_groups};
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
-    carries, children, close_from, disable_pidfd, discard, fork_beside, map_memory, parent, peek_child, pid_space, processes,
+    carries, children, close_from, disable_pidfd, discard, fork_beside, fork_lightly, map_memory, parent, peek_child, pid_space, processes,
     send, set_title,
 };
 
@@ -67,6 +67,7 @@ mod contract {
     const _: bool = sys::KEEPS_ORPHANS;
     const _: fn(i32) = sys::close_from;
     const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_beside;
+    const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_lightly;
     const _: fn() -> i32 = sys::parent;
     const _: fn() -> Result<Option<(i32, i32)>> = sys::peek_child;
     const _: fn(&CStr) = sys::set_title;

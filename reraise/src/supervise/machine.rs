@@ -553,3 +553,6 @@ impl Machine {
         Vec::new()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ pub(crate) struct Selection {
 /// Selects by names and patterns; no pattern at all selects everything.
 pub(crate) fn select(setting: &Setting, patterns: &[OsString]) -> Result<Selection, Fault> {
     let dir = &setting.dirs.dir;
-    let known = all(setting, patterns.is_empty() || patterns.iter().any(|p| is_pattern(p)))?;
+    let known = all(setting, patterns.is_empty() || patterns.iter().any(is_pattern))?;
     let mut found =
         Selection { services: BTreeMap::new(), named: BTreeSet::new(), faults: Vec::new() };
     let entry = |name: &ServiceName| Entry::find(dir, name).unwrap_or(None);

@@ -295,7 +295,7 @@ fn as_json(
         "watched": record.map(|_| !seen.is_unwatched),
     });
     if let Some(usage) = usage {
-        value["tree"] = usage.as_ref().map_or(Value::Null, long::Usage::to_json);
+        value["tree"] = usage.map_or(Value::Null, long::Usage::to_json);
     }
     value
 }

@@ -197,7 +197,6 @@ impl Files {
 /// What is wrong, and how to mend it.
 pub fn prepare_piddir(piddir: &Path, me: u32) -> Result<PathBuf, Fault> {
     make_dir(piddir, 0o755)?;
-    check_ancestors(piddir, &[me])?;
     let about = metadata(piddir)?;
     let shown = piddir.display().to_string();
     if about.uid() != me && !(about.uid() == 0 && about.mode() & 0o1000 != 0) {
@@ -211,6 +210,7 @@ pub fn prepare_piddir(piddir: &Path, me: u32) -> Result<PathBuf, Fault> {
             ),
         ));
     }
+    check_ancestors(piddir, &[me])?;
     let state = state_of(piddir, me);
     make_dir(&state, 0o700)?;
     let about = fs::symlink_metadata(&state)

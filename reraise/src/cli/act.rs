@@ -159,6 +159,7 @@ fn precheck(
                 return Ok(None);
             }
             startable(setting, name).map_err(Stay::Fault)?;
+            recordable(setting, name).map_err(Stay::Fault)?;
             Ok(Some(Pending::new(worker)))
         }
         Verb::Stop { .. } if is_idle(setting, name, &seen) => {
@@ -191,6 +192,27 @@ fn startable(setting: &Setting, name: &ServiceName) -> Result<(), Fault> {
             }
             Err(launch::config_fault(name, &loaded.entry.program, first))
         }
+    }
+}
+
+/// Refuses a service whose record would be somebody else's: in a sticky
+/// directory we cannot replace it.
+fn recordable(setting: &Setting, name: &ServiceName) -> Result<(), Fault> {
+    use std::os::unix::fs::MetadataExt;
+    let me = setting.dirs.uid();
+    let piddir = setting.dirs.piddir(me);
+    let record = piddir.join(name.as_str());
+    let owner = |path| std::fs::symlink_metadata(path).map(|about| about.uid());
+    match (owner(&record), owner(&piddir)) {
+        (Ok(theirs), Ok(place)) if theirs != me && place != me => {
+            let what = format!("its record belongs to user {theirs}, and cannot be replaced");
+            let advice = format!(
+                "have it removed (as root: rm {}), or use another --piddir",
+                record.display()
+            );
+            Err(Fault::new(ExitCode::Denied, name, what, advice))
+        }
+        _ => Ok(()),
     }
 }
 

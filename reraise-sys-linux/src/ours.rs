@@ -145,6 +145,41 @@ pub fn discard(start: usize, length: usize) {
     unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
 }
 
+/// Where the program and its libraries lie that nothing ever writes: code and
+/// constants (`dl_iterate_phdr(3)`), as start and length. [`discard`]ed, they
+/// are read from the page cache again when they are needed. What was relocated
+/// is not among them.
+#[must_use]
+pub fn code() -> Vec<(usize, usize)> {
+    unsafe extern "C" fn each(
+        info: *mut libc::dl_phdr_info,
+        _size: usize,
+        found: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: the pointer that `code` handed over.
+        let found: &mut Vec<(usize, usize)> = unsafe { &mut *found.cast() };
+        // SAFETY: the library hands us a valid structure.
+        let info = unsafe { &*info };
+        for at in 0..usize::from(info.dlpi_phnum) {
+            // SAFETY: there are so many headers.
+            let header = unsafe { &*info.dlpi_phdr.add(at) };
+            if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
+                let from = info.dlpi_addr as usize + header.p_vaddr as usize;
+                let to = from + header.p_memsz as usize;
+                // Whole pages, as they were mapped.
+                let (from, to) = (from & !4095, to.next_multiple_of(4096));
+                found.push((from, to - from));
+            }
+        }
+        0
+    }
+    let mut found = Vec::new();
+    // SAFETY: the callback fits, and the pointer lives as long as the call.
+    unsafe { libc::dl_iterate_phdr(Some(each), (&raw mut found).cast()) };
+    // The vdso is mapped by the kernel and cannot be discarded.
+    found
+}
+
 /// What `ps` shows as our command line. The kernel is told that the arguments
 /// now lie in memory of ours (`PR_SET_MM_MAP`, Linux 3.18 with
 /// CONFIG_CHECKPOINT_RESTORE, no privilege needed); /proc/PID/environ stays as

@@ -47,7 +47,7 @@ cfg_if::cfg_if! {
 pub use super::spawn::{exec_beside, exit_now, fork_plainly, keep_only, set_groups};
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
-    carries, children, close_from, disable_pidfd, discard, fork_beside, fork_lightly, map_memory, parent, peek_child, pid_space, processes,
+    carries, children, close_from, code, disable_pidfd, discard, fork_beside, fork_lightly, map_memory, parent, peek_child, pid_space, processes,
     send, set_title,
 };
 
@@ -73,6 +73,7 @@ mod contract {
     const _: fn(&CStr) = sys::set_title;
     const _: fn(usize, bool) -> Result<*mut u8> = sys::map_memory;
     const _: fn(usize, usize) = sys::discard;
+    const _: fn() -> Vec<(usize, usize)> = sys::code;
     const _: fn() -> Result<u64> = sys::boot_id;
     const _: fn() -> Result<u64> = sys::pid_space;
     const _: fn() -> Result<Vec<sys::Process>> = sys::processes;
@@ -440,7 +441,7 @@ impl ProcessBackend for Native {
             if let Some(event) = self.pending.pop_front() {
                 return Ok(event);
             }
-            crate::zone::rest();
+            crate::zone::rest(deadline.is_none());
             let left = deadline.map(|d| d.saturating_sub(self.now()));
             match self.queue.next(left)? {
                 Some(event) => self.translate(event)?,

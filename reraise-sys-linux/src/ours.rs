@@ -93,6 +93,35 @@ pub fn close_from(first: i32) {
     }
 }
 
+/// New memory, zeroed; private memory is not inherited by a fork (`madvise(2)`,
+/// `MADV_DONTFORK`, Linux 2.6.16). It is never given back.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn map_memory(length: usize, is_private: bool) -> io::Result<*mut u8> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: new memory at an address of the kernel's choice affects nobody.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    if is_private {
+        // SAFETY: the advice is about the mapping that was just made. If it is
+        // not taken, a fork inherits more than it must.
+        unsafe { libc::madvise(start, length, libc::MADV_DONTFORK) };
+    }
+    Ok(start.cast())
+}
+
+/// Gives pages back to the kernel; they read as zeros from then on (`madvise(2)`,
+/// `MADV_DONTNEED`). The caller keeps nothing in them.
+pub fn discard(start: usize, length: usize) {
+    let start = std::ptr::with_exposed_provenance_mut(start);
+    // SAFETY: the caller has nothing there. What is not mapped is passed over.
+    unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
+}
+
 /// What `ps` shows as our command line. The kernel is told that the arguments
 /// now lie in memory of ours (`PR_SET_MM_MAP`, Linux 3.18 with
 /// CONFIG_CHECKPOINT_RESTORE, no privilege needed); /proc/PID/environ stays as

@@ -20,7 +20,7 @@ pub use ours::{
     become_subreaper, boot_id, carries, close_from, disable_pidfd, pid_space, set_title,
 };
 pub use reraise_sys_bsd::kqueue::Event;
-pub use reraise_sys_bsd::posix::{fork_beside, parent, peek_child};
+pub use reraise_sys_bsd::posix::{discard, fork_beside, map_memory, parent, peek_child};
 pub use reraise_sys_bsd::tree::Process;
 
 /// Waits for signals, descriptors and the ends of foreign processes.

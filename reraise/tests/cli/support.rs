@@ -165,6 +165,13 @@ impl Sandbox {
         done.out
     }
 
+    /// Starts a service that starts successfully at once; its process.
+    #[track_caller]
+    pub(crate) fn up(&self, name: &str) -> i32 {
+        assert_eq!(self.ok(&["start", name]), format!("{name}: start\n"));
+        self.wait_phase(name, Phase::Run).pid.unwrap()
+    }
+
     /// Runs a shell script; `$RERAISE` and `$AUTO_RERAISE` are the programs.
     #[track_caller]
     pub(crate) fn shell(&self, script: &str) -> Done {

@@ -36,6 +36,8 @@ pub(crate) enum State {
     Done,
     Error,
     SeemsNotRunning,
+    /// Another user's, and not to be seen.
+    Unknown,
 }
 
 impl State {
@@ -50,6 +52,7 @@ impl State {
             Self::Done => "done",
             Self::Error => "ERROR",
             Self::SeemsNotRunning => "seems-not-running",
+            Self::Unknown => "unknown",
         }
     }
 
@@ -57,7 +60,7 @@ impl State {
         match self {
             Self::Running => 32,
             Self::Starting | Self::Stopping | Self::Stop => 33,
-            Self::NotExecutable | Self::Error | Self::SeemsNotRunning => 31,
+            Self::NotExecutable | Self::Error | Self::SeemsNotRunning | Self::Unknown => 31,
             Self::NotRunning | Self::Done => 2,
         }
     }
@@ -72,6 +75,7 @@ impl State {
             | Self::Done
             | Self::Error
             | Self::SeemsNotRunning => ExitCode::NotRunning,
+            Self::Unknown => ExitCode::NoService,
         }
     }
 }
@@ -102,6 +106,9 @@ pub(crate) fn look(setting: &Setting, name: &ServiceName, entry: Option<&Entry>)
             break;
         }
         seen = interpret(Record::read(&path, &[owner]), entry);
+    }
+    if seen.trouble.is_some() && owner != setting.dirs.uid() {
+        seen.state = State::Unknown;
     }
     seen
 }
@@ -197,10 +204,16 @@ pub(crate) fn run(
     } else {
         print(&rows, &usage);
     }
-    for (name, _, seen) in &rows {
+    for (name, entry, seen) in &rows {
         if let Some(trouble) = &seen.trouble {
-            let advice = format!("look at it, then: reraise clean {name}");
-            console::fault(&Fault::new(ExitCode::NotRunning, name, trouble, advice));
+            let advice = match (seen.state, entry) {
+                (State::Unknown, Some(entry)) => {
+                    let place = setting.dirs.piddir(entry.uid);
+                    format!("see: ls -ld {0} {0}/{name}", place.display())
+                }
+                _ => format!("look at it, then: reraise clean {name}"),
+            };
+            console::fault(&Fault::new(seen.state.code(), name, trouble, advice));
         }
     }
     found.faults.iter().for_each(console::fault);
@@ -252,7 +265,7 @@ fn details(seen: &Seen, usage: Option<&long::Usage>) -> String {
         State::SeemsNotRunning => {
             parts.push(format!("pid={}, ppid={}", n(record.pid), n(record.worker)));
         }
-        State::NotRunning | State::NotExecutable => return String::new(),
+        State::NotRunning | State::NotExecutable | State::Unknown => return String::new(),
     }
     parts.push(format!("elapsed={elapsed}"));
     if let Some(more) = record.more.filter(|m| m.raised > 0) {
@@ -295,7 +308,7 @@ fn as_json(
         "watched": record.map(|_| !seen.is_unwatched),
     });
     if let Some(usage) = usage {
-        value["tree"] = usage.as_ref().map_or(Value::Null, long::Usage::to_json);
+        value["tree"] = usage.map_or(Value::Null, long::Usage::to_json);
     }
     value
 }

@@ -57,6 +57,9 @@ fn output(command: &mut Command) -> Option<String> {
 pub(crate) struct Account {
     pub(crate) name: String,
     pub(crate) home: String,
+    pub(crate) shell: String,
+    /// The group of a login.
+    pub(crate) gid: u32,
     /// All groups of the user.
     pub(crate) groups: Vec<u32>,
 }
@@ -66,12 +69,14 @@ pub(crate) fn account(uid: u32) -> Option<Account> {
     let local = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let line = local.lines().find(|line| name_in(line, uid).is_some()).map(str::to_owned);
     let line = line.or_else(|| output(Command::new("getent").args(["passwd", &uid.to_string()])))?;
-    let mut fields = line.trim_end().split(':');
-    let name = fields.next()?.to_owned();
-    let home = fields.nth(4)?.to_owned();
+    // passwd(5): name, password, user, group, comment, home, shell.
+    let fields: Vec<&str> = line.trim_end().split(':').collect();
+    let &[name, _, _, gid, _, home, shell] = fields.as_slice() else { return None };
+    let (name, home, shell) = (name.to_owned(), home.to_owned(), shell.to_owned());
+    let gid = gid.parse().ok()?;
     let groups = output(Command::new("id").args(["-G", &name]))?;
     let groups = groups.split_ascii_whitespace().flat_map(str::parse).collect();
-    Some(Account { name, home, groups })
+    Some(Account { name, home, shell, gid, groups })
 }
 
 #[cfg(test)]

@@ -359,7 +359,7 @@ impl Machine {
                 }
                 let exit = Exit::Code(error.exit_code());
                 self.last = Some(exit);
-                match self.decide(exit, Duration::ZERO, now) {
+                match self.decide(exit, None, now) {
                     Some(Outcome::Failed(_) | Outcome::Done(_)) => {
                         self.over(Outcome::Unlaunchable(error))
                     }
@@ -508,7 +508,7 @@ impl Machine {
         match then {
             After::Again => self.spawn(),
             After::Stop => self.over(Outcome::Stopped),
-            After::Decide { exit, lasted } => match self.decide(exit, lasted, now) {
+            After::Decide { exit, lasted } => match self.decide(exit, Some(lasted), now) {
                 Some(outcome) => self.over(outcome),
                 None => self.resume(),
             },
@@ -517,7 +517,7 @@ impl Machine {
 
     /// Asks the policy. `None`: it is to be raised, now or at the end of the
     /// delay that is now the state.
-    fn decide(&mut self, exit: Exit, lasted: Duration, now: Duration) -> Option<Outcome> {
+    fn decide(&mut self, exit: Exit, lasted: Option<Duration>, now: Duration) -> Option<Outcome> {
         let seed = self.seed ^ now.as_nanos() as u64;
         let (verdict, history) = policy::decide(&self.config, exit, lasted, self.history, seed);
         self.history = history;

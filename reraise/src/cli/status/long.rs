@@ -20,7 +20,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    pub(super) fn to_json(&self) -> Value {
+    pub(super) fn to_json(self) -> Value {
         json!({"processes": self.processes, "memory_bytes": self.memory, "cpu_ms": self.cpu_ms})
     }
 }

@@ -95,3 +95,59 @@ pub unsafe fn fork_beside() -> io::Result<Option<Pid>> {
         }
     }
 }
+
+/// `fork(2)`. `None` in the child.
+///
+/// # Errors
+/// `EAGAIN` or `ENOMEM`.
+///
+/// # Safety
+/// The process must be single-threaded.
+pub unsafe fn fork_lightly() -> io::Result<Option<Pid>> {
+    // SAFETY: the caller's promise.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
+        nix::unistd::ForkResult::Child => Ok(None),
+    }
+}
+
+/// New memory, zeroed; private memory is not inherited by a fork (minherit(2),
+/// which all BSDs and macOS have; `INHERIT_NONE` is 2 in every sys/mman.h, and
+/// `VM_INHERIT_NONE` likewise). It is never given back.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn map_memory(length: usize, is_private: bool) -> io::Result<*mut u8> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANON;
+    // SAFETY: new memory at an address of the kernel's choice affects nobody.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    if is_private {
+        // SAFETY: the inheritance is that of the mapping that was just made. If
+        // it cannot be set, a fork inherits more than it must.
+        unsafe { minherit(start, length, 2) };
+    }
+    Ok(start.cast())
+}
+
+/// What [`discard`] could take of code and constants: nothing here.
+#[must_use]
+pub fn code() -> Vec<(usize, usize)> {
+    Vec::new()
+}
+
+/// Gives pages back to the kernel. Here nothing is done: the advice that frees
+/// memory at once and reads as zeros afterwards is Linux's alone.
+pub fn discard(_start: usize, _length: usize) {}
+
+// Not in the libc crate for every system.
+unsafe extern "C" {
+    fn minherit(
+        start: *mut libc::c_void,
+        length: libc::size_t,
+        inheritance: libc::c_int,
+    ) -> libc::c_int;
+}

@@ -165,6 +165,7 @@ impl EventQueue {
         }
     }
 
+    #[inline(never)]
     fn look(&mut self) -> io::Result<Option<Event>> {
         let mut gone = None;
         for (&pid, watched) in &self.watched {
@@ -179,6 +180,7 @@ impl EventQueue {
         }))
     }
 
+    #[inline(never)]
     fn translate(&mut self, data: u64) -> io::Result<Option<Event>> {
         if data == SIGNALS {
             let Some(info) = self.signals.read_signal()? else { return Ok(None) };

@@ -39,3 +39,4 @@ pub mod slot;
 pub mod supervise;
 pub mod wanted;
 pub mod words;
+pub mod zone;

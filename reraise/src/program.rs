@@ -97,6 +97,7 @@ fn say(text: &str) -> Result<ExitCode, Fault> {
     Ok(ExitCode::Ok)
 }
 
+#[inline(never)]
 fn foreground(given: &Given, name: ServiceName) -> Result<ExitCode, Fault> {
     let me = nix::unistd::geteuid().as_raw();
     let dirs = Dirs::resolve(given, std::env::var_os("HOME"), me)?;

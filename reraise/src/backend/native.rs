@@ -47,7 +47,7 @@ cfg_if::cfg_if! {
 pub use super::spawn::{exec_beside, exit_now, fork_plainly, keep_only, set_groups};
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
-    carries, children, close_from, disable_pidfd, fork_beside, has_handles, parent, peek_child, pid_space, processes,
+    carries, children, close_from, code, disable_pidfd, discard, fork_beside, fork_lightly, has_handles, map_memory, parent, peek_child, pid_space, processes,
     send, set_title,
 };
 
@@ -67,9 +67,13 @@ mod contract {
     const _: bool = sys::KEEPS_ORPHANS;
     const _: fn(i32) = sys::close_from;
     const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_beside;
+    const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_lightly;
     const _: fn() -> i32 = sys::parent;
     const _: fn() -> Result<Option<(i32, i32)>> = sys::peek_child;
     const _: fn(&CStr) = sys::set_title;
+    const _: fn(usize, bool) -> Result<*mut u8> = sys::map_memory;
+    const _: fn(usize, usize) = sys::discard;
+    const _: fn() -> Vec<(usize, usize)> = sys::code;
     const _: fn() -> Result<u64> = sys::boot_id;
     const _: fn() -> Result<u64> = sys::pid_space;
     const _: fn() -> Result<Vec<sys::Process>> = sys::processes;
@@ -146,9 +150,11 @@ impl Native {
         let keeps_orphans = become_subreaper()?;
         let mut native = Self {
             queue,
-            children: Vec::new(),
-            watched: Vec::new(),
-            pending: VecDeque::new(),
+            // Made now, so that they do not come to lie among what is needed for
+            // a moment only.
+            children: Vec::with_capacity(2),
+            watched: Vec::with_capacity(2),
+            pending: VecDeque::with_capacity(4),
             keeps_orphans,
             leaves_reaping,
         };
@@ -233,6 +239,8 @@ impl Native {
         };
     }
 
+    // Not part of the frame that waits.
+    #[inline(never)]
     fn translate(&mut self, event: QueueEvent) -> io::Result<()> {
         match event {
             QueueEvent::Signal(Signal::SIGCHLD) if !self.leaves_reaping => {
@@ -434,6 +442,7 @@ impl ProcessBackend for Native {
             if let Some(event) = self.pending.pop_front() {
                 return Ok(event);
             }
+            crate::zone::rest(deadline.is_none());
             let left = deadline.map(|d| d.saturating_sub(self.now()));
             match self.queue.next(left)? {
                 Some(event) => self.translate(event)?,

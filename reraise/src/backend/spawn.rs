@@ -82,17 +82,15 @@ pub fn exec_beside(program: &Path, words: &[&OsStr]) -> io::Result<i32> {
     exit(CANNOT_RUN)
 }
 
-/// `fork(2)` for a child that goes on as ours: its pid, or `None` in the child.
+/// A fork for a child that goes on as we do: its pid, or `None` in the child.
 ///
 /// # Errors
 /// As `fork(2)`.
 pub fn fork_plainly() -> io::Result<Option<i32>> {
     // SAFETY: keeper and workers have a single thread, so that the child may do
     // whatever its parent could.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(Some(child.as_raw())),
-        ForkResult::Child => Ok(None),
-    }
+    let child = unsafe { super::native::fork_lightly() }?;
+    Ok(child.map(nix::unistd::Pid::as_raw))
 }
 
 /// In a child of [`fork_plainly`]: closes everything inherited but 0, 1, 2 and

@@ -3,6 +3,9 @@
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ZONES: reraise::zone::Zones = reraise::zone::Zones;
+
 fn main() -> ExitCode {
     reraise::program::main()
 }

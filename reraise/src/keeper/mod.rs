@@ -10,7 +10,7 @@ pub mod registry;
 mod scan;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -30,8 +30,11 @@ use crate::messages;
 use crate::name::ServiceName;
 use crate::paths;
 use crate::slot;
+use crate::supervise::begin::Task;
 use crate::supervise::link::{KeeperCommand, Request};
+use crate::supervise::news::News;
 use crate::supervise::worker::Place;
+use crate::zone;
 use registry::{Client, Effect, End, Registry};
 
 /// What a keeper says on standard output once it can be connected to.
@@ -75,6 +78,9 @@ struct Keeper {
     /// Services whose run's launching worker has died: orphans of theirs come
     /// to us.
     adopted: BTreeMap<ServiceName, ()>,
+    /// Workers that are to be forked, from a place where the stack is not deep,
+    /// and what they are to be told first.
+    forks: VecDeque<(ServiceName, Task, Vec<Request>)>,
     /// Orphans that have been assigned.
     strays: BTreeMap<i32, u64>,
     me: u32,
@@ -92,24 +98,33 @@ fn now() -> Duration {
 ///
 /// # Errors
 /// What the command line should say.
+#[inline(never)]
 pub fn run(program: PathBuf, piddir: PathBuf) -> Result<(), Fault> {
     let me = nix::unistd::geteuid().as_raw();
     let shown = piddir.display().to_string();
     let state = paths::prepare_piddir(&piddir, me)?;
     let command = KeeperCommand { program, piddir, state };
-    match Keeper::begin(command, me) {
-        Ok(Some(mut keeper)) => {
-            keeper.serve();
-            Ok(())
-        }
-        Ok(None) => Ok(()),
-        Err(e) => Err(Fault::system(shown, "no keeper can work there", &e)),
+    let begun = Keeper::begin(command, me);
+    let mut keeper = match begun {
+        Ok(Some(keeper)) => keeper,
+        Ok(None) => return Ok(()),
+        Err(e) => return Err(Fault::system(shown, "no keeper can work there", &e)),
+    };
+    // The workers live on from here, on the few frames that there are: each page
+    // of stack below this one is one that every service costs.
+    while let Some((name, task, requests)) = keeper.serve() {
+        let forked = zone::in_common(|| worker::fork(&keeper.command, &name, &task, keeper.place));
+        keeper.has_forked(&name, requests, forked);
     }
+    Ok(())
 }
 
 impl Keeper {
     /// `Ok(None)`: there is one already.
+    #[inline(never)]
     fn begin(command: KeeperCommand, me: u32) -> io::Result<Option<Self>> {
+        // What follows is of no use to a worker.
+        zone::keep_own();
         let lock = LockFile::open(&command.state.join("keeper.lock"))?;
         lock.take(lock::CHANGING)?;
         if !lock.try_take(lock::ALIVE)? {
@@ -135,6 +150,7 @@ impl Keeper {
             workers: BTreeMap::new(),
             links: BTreeMap::new(),
             adopted: BTreeMap::new(),
+            forks: VecDeque::new(),
             strays: BTreeMap::new(),
             me,
             patience: Some(now() + PATIENCE),
@@ -168,14 +184,19 @@ impl Keeper {
         Ok(())
     }
 
-    fn serve(&mut self) {
+    /// Works until a worker must be forked. `None`: there is nothing more to do.
+    #[inline(never)]
+    fn serve(&mut self) -> Option<(ServiceName, Task, Vec<Request>)> {
         loop {
+            if let Some(fork) = self.forks.pop_front() {
+                return Some(fork);
+            }
             let is_idle = self.registry.is_empty() && self.connections.is_empty();
             if self.patience.is_some_and(|until| until <= now()) || !is_idle {
                 self.patience = None;
             }
             if is_idle && self.patience.is_none() && self.try_end() {
-                return;
+                return None;
             }
             let due = self.registry.deadline().into_iter().chain(self.patience).min();
             let left = due.map(|due| due.saturating_sub(now()));
@@ -192,7 +213,7 @@ impl Keeper {
                 Err(e) => {
                     // The workers notice, and start a keeper that can wait.
                     messages::say("keeper", &format!("cannot wait for events: {e}"));
-                    return;
+                    return None;
                 }
             }
         }
@@ -332,10 +353,15 @@ impl Keeper {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Fork(name, task) => self.fork(&name, task),
+                Effect::Fork(name, task) => self.forks.push_back((name, task, Vec::new())),
                 Effect::Pass(name, request) => {
-                    let token = self.links.get(&name).copied();
-                    self.send(token, &request.to_frame());
+                    // Not yet forked: it gets it when it is.
+                    if let Some((.., requests)) = self.forks.iter_mut().find(|f| f.0 == name) {
+                        requests.push(request);
+                    } else {
+                        let token = self.links.get(&name).copied();
+                        self.send(token, &request.to_frame());
+                    }
                 }
                 Effect::Answer(client, frame) => self.send(Some(client), &frame),
             }
@@ -355,8 +381,13 @@ impl Keeper {
         }
     }
 
-    fn fork(&mut self, name: &ServiceName, task: crate::supervise::begin::Task) {
-        let forked = worker::fork(&self.command, name, task, self.place);
+    #[inline(never)]
+    fn has_forked(
+        &mut self,
+        name: &ServiceName,
+        requests: Vec<Request>,
+        forked: io::Result<(i32, UnixStream)>,
+    ) {
         let connected = forked.and_then(|(pid, stream)| {
             self.workers.insert(pid, name.clone());
             self.connect(stream, Peer::Worker(name.clone()))
@@ -364,11 +395,14 @@ impl Keeper {
         match connected {
             Ok(token) => {
                 self.links.insert(name.clone(), token);
+                for request in requests {
+                    self.send(Some(token), &request.to_frame());
+                }
             }
             Err(e) => {
                 messages::say(name.as_str(), &format!("cannot fork a worker: {e}"));
                 let fault = Fault::system(name, "cannot start a worker", &e);
-                let news = crate::supervise::news::News::Fault(fault).to_frame().after("all");
+                let news = News::Fault(fault).to_frame().after("all");
                 let mut effects = self.registry.news(name, &news);
                 effects.extend(self.registry.gone(name, End::Failed, now()));
                 self.carry_out(effects);

@@ -1,6 +1,6 @@
 //! Forking a worker.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::unix::net::UnixStream;
 
@@ -11,28 +11,40 @@ use crate::supervise::begin::{self, Assignment, Task};
 use crate::supervise::link::{KeeperCommand, Link};
 use crate::supervise::worker::Place;
 
-/// Forks a worker; its pid and our end of the connection to it.
+/// Forks a worker; its pid and our end of the connection to it. To be called in
+/// the common zone: all that the worker is given is copied there before, since
+/// it does not inherit what the keeper keeps for itself.
 pub(super) fn fork(
     keeper: &KeeperCommand,
     name: &ServiceName,
-    task: Task,
+    task: &Task,
     place: Place,
 ) -> io::Result<(i32, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
-    if let Some(pid) = native::fork_plainly()? {
-        return Ok((pid, ours));
-    }
-    let theirs = native::keep_only(theirs);
-    native::set_title(&CString::new(format!("auto-reraise {name}")).unwrap_or_default());
-    let link = Link::new(theirs, name, keeper.clone());
+    let title = CString::new(format!("auto-reraise {name}")).unwrap_or_default();
     let assignment = Assignment {
         piddir: keeper.piddir.clone(),
         name: name.clone(),
-        task,
+        task: task.clone(),
         place,
-        link,
+        link: Link::none(),
         is_foreground: false,
     };
+    let keeper = keeper.clone();
+    match native::fork_plainly()? {
+        Some(pid) => Ok((pid, ours)),
+        None => be(assignment, keeper, &title, theirs),
+    }
+}
+
+/// The life of a worker.
+#[inline(never)]
+fn be(assignment: Assignment, keeper: KeeperCommand, title: &CStr, socket: UnixStream) -> ! {
+    let socket = native::keep_only(socket);
+    native::set_title(title);
+    let name = assignment.name.clone();
+    let link = Link::new(socket, &name, keeper);
+    let assignment = Assignment { link, ..assignment };
     let ended = Native::new(&begin::SIGNALS).and_then(|b| begin::supervise(b, assignment));
     native::exit_now(match ended {
         Ok(_) => 0,

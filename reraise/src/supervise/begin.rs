@@ -121,11 +121,22 @@ pub struct Assignment {
     pub is_foreground: bool,
 }
 
-/// Begins, and supervises until there is nothing more to do.
+/// Begins, and supervises until there is nothing more to do. `None`: it was not
+/// for this worker to do.
 ///
 /// # Errors
 /// When something fails that another worker may do better.
 pub fn supervise<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<Outcome>> {
+    match begin(backend, given)? {
+        Some(mut worker) => worker.run().map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What comes before the loop, in a frame of its own: a worker spends its life
+/// in the loop, and each page of stack is one that its service costs.
+#[inline(never)]
+fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<Box<Worker<B>>>> {
     let owner = nix::unistd::geteuid().as_raw();
     let files = Files::of(&given.piddir, owner, &given.name);
     let mut link = given.link;
@@ -166,8 +177,8 @@ pub fn supervise<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result
         _ => Context::read(&files.file("context")),
     };
     let Some(context) = context else {
-        // Somebody removed it; the service can still be stopped.
-        return without_context(&given.task, &mut link, &given.name);
+        without_context(&given.task, &mut link, &given.name);
+        return Ok(None);
     };
     let config = match launch::load(&context, &given.name) {
         Ok(loaded) => match (loaded.problems.first(), &given.task) {
@@ -189,7 +200,7 @@ pub fn supervise<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result
         }
     };
     let machine = Machine::new(config, me.born ^ slot.run);
-    let mut worker = Worker {
+    let mut worker = Box::new(Worker {
         backend,
         name: given.name,
         me,
@@ -197,27 +208,25 @@ pub fn supervise<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result
         files,
         slot_file,
         slot,
-        context,
         machine,
         tree: None,
         link,
         is_foreground: given.is_foreground,
         published: None,
         _lock: lock,
-    };
-    worker.begin(&given.task, beginning)?;
-    worker.run().map(Some)
+    });
+    worker.begin(&given.task, beginning, remains)?;
+    Ok(Some(worker))
 }
 
 /// Without its surroundings a service is not started again.
-fn without_context(task: &Task, link: &mut Link, name: &ServiceName) -> io::Result<Option<Outcome>> {
+fn without_context(task: &Task, link: &mut Link, name: &ServiceName) {
     let what = "the surroundings that it was started with are gone";
     messages::say(name.as_str(), what);
     if !matches!(task, Task::Resume) {
         let advice = format!("end it by its pid, then: reraise start {name}");
         link.tell(&News::Fault(Fault::new(crate::error::ExitCode::System, name, what, advice)));
     }
-    Ok(None)
 }
 
 /// What is left of the slot's run. A process that lives is watched from now on,
@@ -227,9 +236,9 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
         return Ok(Remains::None);
     }
     match slot.phase {
-        Phase::Idle | Phase::Delay => return Ok(Remains::None),
-        Phase::Over
-        | Phase::Launching
+        // A worker is over when nothing is left of the run.
+        Phase::Idle | Phase::Delay | Phase::Over => return Ok(Remains::None),
+        Phase::Launching
         | Phase::Up
         | Phase::Stopping
         | Phase::Restarting
@@ -243,13 +252,13 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
 }
 
 impl<B: ProcessBackend> Worker<B> {
-    fn begin(&mut self, task: &Task, beginning: Beginning) -> io::Result<()> {
+    fn begin(&mut self, task: &Task, beginning: Beginning, remains: Remains) -> io::Result<()> {
         let now = self.backend.now();
         let history = History { started: self.slot.started, failures: self.slot.failures };
         let since = Duration::from_nanos(self.slot.since);
         let config = self.machine.config.clone();
         let seed = self.slot.run;
-        if !matches!(beginning, Beginning::Leave(_)) && self.slot.run != 0 {
+        if remains != Remains::None {
             let (main, run) = (self.slot.process(), self.slot.run);
             let strays = launch::strays(&self.files);
             let scope = Scope::Tree;
@@ -407,7 +416,7 @@ mod tests {
             (Phase::Restarting, Remains::Alive, Adopt(Some(Input::Restart))),
             (Phase::Restarting, Remains::Dead(exit), Launch),
             (Phase::Clearing, Remains::Dead(exit), Judge(exit)),
-            (Phase::Over, Remains::Dead(exit), Leave(Outcome::NotRunning)),
+            (Phase::Over, Remains::None, Leave(Outcome::NotRunning)),
         ] {
             assert_eq!(plan(&Task::Resume, up, phase, remains), expected, "{phase:?} {remains:?}");
         }

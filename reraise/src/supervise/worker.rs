@@ -15,6 +15,7 @@ use crate::lock::LockFile;
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::Files;
+use crate::service::Entry;
 use crate::slot::{self, Phase, Slot, SlotFile};
 use crate::supervise::ladder::Whom;
 use crate::supervise::launch;
@@ -42,7 +43,6 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) files: Files,
     pub(super) slot_file: SlotFile,
     pub(super) slot: Slot,
-    pub(super) context: Context,
     pub(super) machine: Machine,
     pub(super) tree: Option<Tree>,
     pub(super) link: Link,
@@ -64,6 +64,8 @@ impl<B: ProcessBackend> Worker<B> {
                 self.link.tell(&News::Over(outcome));
                 return Ok(outcome);
             }
+            // Copied to where it lies together with what else stays.
+            self.machine.config = self.machine.config.clone();
             let event = self.backend.next_event(self.machine.deadline())?;
             self.on_event(event)?;
         }
@@ -73,6 +75,8 @@ impl<B: ProcessBackend> Worker<B> {
         self.tree.as_ref().is_some_and(|t| t.main == id)
     }
 
+    // Not part of the frame that waits.
+    #[inline(never)]
     pub(super) fn on_event(&mut self, event: Event) -> io::Result<()> {
         match event {
             Event::Launched(id) if self.is_main(id) => self.feed(Input::Launched)?,
@@ -143,11 +147,10 @@ impl<B: ProcessBackend> Worker<B> {
             // We are leaving; the keeper asks our successor.
             State::Over(_) => return Ok(()),
         }
-        if let Some(context) = Context::decode(encoded) {
-            if let Err(e) = Context::keep(encoded, &self.files.file("context")) {
-                self.say(&format!("cannot keep the new surroundings: {e}"));
-            }
-            self.context = context;
+        if Context::decode(encoded).is_some()
+            && let Err(e) = Context::keep(encoded, &self.files.file("context"))
+        {
+            self.say(&format!("cannot keep the new surroundings: {e}"));
         }
         self.want(Wanted::Up);
         self.feed(Input::Start)
@@ -287,7 +290,12 @@ impl<B: ProcessBackend> Worker<B> {
     /// Launches anew. The error is the machine's to judge.
     fn spawn(&mut self) -> io::Result<Option<LaunchError>> {
         self.tree = None;
-        match launch::load(&self.context, &self.name) {
+        // Not kept in memory: it is large, and needed for a moment only.
+        let Some(context) = Context::read(&self.files.file("context")) else {
+            self.say("the surroundings that it was started with are gone");
+            return Ok(Some(LaunchError { step: Step::Exec, errno: libc::ENOENT }));
+        };
+        match launch::load(&context, &self.name) {
             Ok(loaded) => {
                 // An edit that makes no sense is reported, and the service is
                 // raised by what it said before.
@@ -298,7 +306,7 @@ impl<B: ProcessBackend> Worker<B> {
                         self.say(&format!("{}: {problem}", loaded.entry.program.display()));
                     }
                 }
-                self.launch(&loaded.entry)
+                self.launch(&loaded.entry, &context)
             }
             Err(fault) => {
                 self.say(&fault.what);
@@ -312,13 +320,13 @@ impl<B: ProcessBackend> Worker<B> {
         }
     }
 
-    fn launch(&mut self, entry: &crate::service::Entry) -> io::Result<Option<LaunchError>> {
+    fn launch(&mut self, entry: &Entry, context: &Context) -> io::Result<Option<LaunchError>> {
         let failed = |e: io::Error| {
             let errno = e.raw_os_error().unwrap_or(libc::EINVAL);
             Ok(Some(LaunchError { step: Step::Fork, errno }))
         };
         let run = run_number(self.me, self.backend.now());
-        let output = launch::output(&self.machine.config, &self.context, &self.name, self.is_foreground);
+        let output = launch::output(&self.machine.config, context, &self.name, self.is_foreground);
         let output = match output {
             Ok(output) => output,
             Err(e) => {
@@ -326,7 +334,7 @@ impl<B: ProcessBackend> Worker<B> {
                 Some("/dev/null".into())
             }
         };
-        let launch = launch::prepare(entry, &self.context, run, output);
+        let launch = launch::prepare(entry, context, run, output);
         let main = match self.backend.spawn(&launch) {
             Ok(main) => main,
             Err(e) => return failed(e),

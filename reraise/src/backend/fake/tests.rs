@@ -3,7 +3,7 @@
 use std::ffi::CString;
 
 use super::*;
-use crate::backend::{LaunchError, Step, run_entry};
+use crate::backend::{LaunchError, Scope, Step, run_entry};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);

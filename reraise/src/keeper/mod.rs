@@ -414,8 +414,10 @@ impl Keeper {
     /// its status is put where its worker finds it.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = native::peek_child() {
-            if let Some(name) = self.workers.remove(&pid) {
+            if let Some(name) = self.workers.get(&pid).cloned() {
+                // Still a child of ours: its end is told once, and here.
                 self.drain(&name);
+                self.workers.remove(&pid);
                 let end = match Exit::from_status(status) {
                     Exit::Code(0) => End::Done,
                     Exit::Signal { number: libc::SIGKILL | libc::SIGTERM, .. } => End::Killed,

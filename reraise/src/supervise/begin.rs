@@ -280,8 +280,11 @@ impl<B: ProcessBackend> Worker<B> {
                 if let Task::Start { client, .. } = task {
                     self.link.answer(client, &News::Already(self.slot.pid));
                 }
-                self.feed(Input::Deadline)?;
-                then.map_or(Ok(()), |input| self.feed(input))
+                let Some(input) = then else { return self.feed(Input::Deadline) };
+                // In one step for the slot: if we die in between, our successor
+                // must still find that it was being ended.
+                let _ = self.machine.step(Input::Deadline, now);
+                self.feed(input)
             }
             Beginning::Judge(exit) => {
                 self.machine = Machine::adopted(config, seed, since.min(now), history);
@@ -339,7 +342,14 @@ impl<B: ProcessBackend> Worker<B> {
     fn note_start(&mut self, context: &[u8], beginning: Beginning) -> io::Result<()> {
         if beginning == Beginning::Launch {
             Context::keep(context, &self.files.file("context"))?;
-            self.slot = Slot { boot: self.place.boot, space: self.place.space, ..Slot::default() };
+            let mut slot =
+                Slot { boot: self.place.boot, space: self.place.space, ..Slot::default() };
+            if !self.is_cleared()? {
+                // Our successor must find what is to be ended first as well.
+                let Slot { pid, born, run, .. } = self.slot;
+                slot = Slot { phase: Phase::Restarting, pid, born, run, ..slot };
+            }
+            self.slot = slot;
             self.slot_file.write(&self.slot)?;
         }
         Wanted::Up.write(&self.files.own)

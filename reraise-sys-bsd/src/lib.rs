@@ -3,8 +3,8 @@
 //!
 //! A leaf: it knows the kernel and nothing of Reraise. The crates for the other
 //! systems export the same items; `reraise/src/backend/native.rs` holds the
-//! table that proves it at compile time. The modules [`kqueue`], [`posix`],
-//! [`sysctl`] and [`tree`] are also compiled on macOS, for `reraise-sys-macos`.
+//! table that proves it at compile time. The modules `kqueue`, `posix`,
+//! `sysctl` and `tree` are also compiled on macOS, for `reraise-sys-macos`.
 //!
 //! | what | FreeBSD | DragonFly | NetBSD | OpenBSD |
 //! |---|---|---|---|---|

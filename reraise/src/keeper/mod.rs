@@ -101,6 +101,8 @@ fn now() -> Duration {
 #[inline(never)]
 pub fn run(program: PathBuf, piddir: PathBuf) -> Result<(), Fault> {
     let me = nix::unistd::geteuid().as_raw();
+    // Whatever else our caller had open stays theirs alone.
+    native::close_from(3);
     let shown = piddir.display().to_string();
     let state = paths::prepare_piddir(&piddir, me)?;
     let command = KeeperCommand { program, piddir, state };

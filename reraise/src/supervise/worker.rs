@@ -121,16 +121,22 @@ impl<B: ProcessBackend> Worker<B> {
 
     fn on_requests(&mut self) -> io::Result<()> {
         for request in self.link.receive(&mut self.backend)? {
+            if matches!(self.machine.state(), State::Over(_)) {
+                // We are leaving; the keeper gives the rest to our successor.
+                break;
+            }
             match request {
-                Request::Start { client, context } => self.on_start(&client, &context)?,
-                Request::Stop { now } => {
+                Some(Request::Start { client, context }) => self.on_start(&client, &context)?,
+                Some(Request::Stop { now }) => {
                     self.want(Wanted::Down);
                     // A second request is not a second TERM: it only waits.
                     self.feed(if now { Input::StopNow } else { Input::Stop })?;
                 }
-                Request::Leave => self.stop(false)?,
-                Request::Restart => self.feed(Input::Restart)?,
+                Some(Request::Leave) => self.stop(false)?,
+                Some(Request::Restart) => self.feed(Input::Restart)?,
+                None => {}
             }
+            self.link.acknowledge();
         }
         Ok(())
     }
@@ -143,7 +149,8 @@ impl<B: ProcessBackend> Worker<B> {
                 self.link.answer(client, &News::Already(pid));
                 return Ok(());
             }
-            State::Down | State::Delay { .. } | State::Clearing { .. } | State::Stopping { .. } => {}
+            State::Down | State::Delay { .. } | State::Clearing { .. } | State::Stopping { .. } => {
+            }
             // We are leaving; the keeper asks our successor.
             State::Over(_) => return Ok(()),
         }
@@ -159,7 +166,11 @@ impl<B: ProcessBackend> Worker<B> {
     fn want(&mut self, wanted: Wanted) {
         if let Err(e) = wanted.write(&self.files.own) {
             let word = wanted.as_str();
-            self.tell_fault(&Fault::system(&self.name, &format!("cannot note that it is wanted {word}"), &e));
+            self.tell_fault(&Fault::system(
+                &self.name,
+                &format!("cannot note that it is wanted {word}"),
+                &e,
+            ));
         }
     }
 

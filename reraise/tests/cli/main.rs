@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
+mod bad_places;
 mod bad_records;
 mod commands;
 mod foreground;

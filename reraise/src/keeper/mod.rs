@@ -79,8 +79,8 @@ struct Keeper {
     registry: Registry,
     connections: BTreeMap<u64, Connection>,
     next_token: u64,
-    /// Workers that are our children, and whether each has an adopted run.
-    workers: BTreeMap<i32, ServiceName>,
+    /// Workers that are our children, and the connection of each.
+    workers: BTreeMap<i32, (ServiceName, u64)>,
     /// The connection of each service's worker.
     links: BTreeMap<ServiceName, u64>,
     /// Services whose run's launching worker has died: orphans of theirs come
@@ -122,7 +122,12 @@ pub fn run(program: PathBuf, piddir: PathBuf) -> Result<(), Fault> {
     let mut keeper = match begun {
         Ok(Some(keeper)) => keeper,
         Ok(None) => return Ok(()),
-        Err(e) => return Err(Fault::system(shown, "no keeper can work there", &e)),
+        Err(e) => {
+            let fault = Fault::system(shown, "no keeper can work there", &e);
+            // Standard error may be the messages by now, which nobody waits for.
+            let _ = writeln!(io::stdout(), "auto-{fault}");
+            return Err(fault);
+        }
     };
     // The workers live on from here, on the few frames that there are: each page
     // of stack below this one is one that every service costs.
@@ -365,7 +370,7 @@ impl Keeper {
                     self.links.remove(&name);
                 }
                 // A child's end comes as a signal, with the way it ended.
-                if !self.workers.values().any(|w| *w == name) {
+                if !self.workers.values().any(|(w, _)| *w == name) {
                     self.worker_gone(&name, End::Killed);
                 }
             }
@@ -423,8 +428,9 @@ impl Keeper {
         forked: io::Result<(i32, UnixStream)>,
     ) {
         let connected = forked.and_then(|(pid, stream)| {
-            self.workers.insert(pid, name.clone());
-            self.connect(stream, Peer::Worker(name.clone()))
+            let token = self.connect(stream, Peer::Worker(name.clone()))?;
+            self.workers.insert(pid, (name.clone(), token));
+            Ok(token)
         });
         match connected {
             Ok(token) => {
@@ -438,7 +444,10 @@ impl Keeper {
                 let fault = Fault::system(name, "cannot start a worker", &e);
                 let news = News::Fault(fault).to_frame().after("all");
                 let mut effects = self.registry.news(name, &news);
-                effects.extend(self.registry.gone(name, End::Failed, now()));
+                // Without a run to look after, nobody but the caller wanted it.
+                let has_run = scan::has_run(&self.command, self.me, self.place, name);
+                let end = if has_run { End::Failed } else { End::Done };
+                effects.extend(self.registry.gone(name, end, now()));
                 self.carry_out(effects);
             }
         }
@@ -448,9 +457,10 @@ impl Keeper {
     /// its status is put where its worker finds it.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = native::peek_child() {
-            if let Some(name) = self.workers.get(&pid).cloned() {
-                self.drain(&name);
-                // Not before: the end of its connection is not its own end.
+            if let Some((name, token)) = self.workers.get(&pid).cloned() {
+                // Still ours while its last words are read: what closes the
+                // connection must not count as a second death.
+                self.drain(token);
                 self.workers.remove(&pid);
                 let end = match Exit::from_status(status) {
                     Exit::Code(0) => End::Done,
@@ -477,15 +487,11 @@ impl Keeper {
         }
     }
 
-    /// Reads what a dead worker has said last.
-    fn drain(&mut self, name: &ServiceName) {
-        while let Some(&token) = self.links.get(name) {
-            // Until its end, which closes the connection.
-            let before = self.connections.len();
+    /// Reads what a dead worker has said last, up to the end, which closes the
+    /// connection.
+    fn drain(&mut self, token: u64) {
+        while self.connections.contains_key(&token) {
             self.on_readable(token);
-            if self.connections.len() < before {
-                return;
-            }
         }
     }
 
@@ -493,7 +499,14 @@ impl Keeper {
         if end == End::Done {
             self.adopted.remove(name);
         }
-        let effects = self.registry.gone(name, end, now());
+        let effects = if self.links.contains_key(name) {
+            // That of an earlier keeper has said hello, and this one has only
+            // found it there.
+            self.adopted.insert(name.clone(), ());
+            self.registry.reseat(name)
+        } else {
+            self.registry.gone(name, end, now())
+        };
         self.carry_out(effects);
     }
 

@@ -147,6 +147,16 @@ impl Registry {
         self.services.entry(name).or_insert(service).seat = Seat::Taken;
     }
 
+    /// A worker of ours has found that one which said hello has the service:
+    /// the requests are the latter's.
+    #[must_use]
+    pub fn reseat(&mut self, name: &ServiceName) -> Vec<Effect> {
+        let Some(service) = self.services.get_mut(name) else { return Vec::new() };
+        service.seat = Seat::Taken;
+        let requests = service.pending.iter();
+        requests.map(|(_, request)| Effect::Pass(name.clone(), request.clone())).collect()
+    }
+
     /// A worker speaks.
     #[must_use]
     pub fn news(&mut self, name: &ServiceName, frame: &Frame) -> Vec<Effect> {
@@ -325,6 +335,20 @@ mod tests {
         let _ = registry.news(&web, &News::Launched(7).to_frame().after("all"));
         let effects = registry.gone(&web, End::Killed, NOW);
         assert_eq!(effects, [Effect::Fork(web, Task::Resume)]);
+    }
+
+    #[test]
+    fn requests_go_to_the_worker_that_was_there_before() {
+        let web = name("web");
+        let mut registry = Registry::default();
+        assert_eq!(forks(&registry.request(1, web.clone(), start(1))), 1);
+        registry.hello(web.clone());
+        let stop = Request::Stop { now: false };
+        let _ = registry.news(&web, &News::Held(7).to_frame().after("all"));
+        assert_eq!(registry.request(2, web.clone(), stop.clone()), []);
+        assert_eq!(registry.reseat(&web), [Effect::Pass(web.clone(), stop)]);
+        let restart = Effect::Pass(web.clone(), Request::Restart);
+        assert_eq!(registry.request(3, web, Request::Restart), [restart]);
     }
 
     #[test]

@@ -151,7 +151,7 @@ pub fn discard(start: usize, length: usize) {
 /// is not among them.
 #[must_use]
 pub fn code() -> Vec<(usize, usize)> {
-    unsafe extern "C" fn each(
+    extern "C" fn each(
         info: *mut libc::dl_phdr_info,
         _size: usize,
         found: *mut libc::c_void,
@@ -160,9 +160,10 @@ pub fn code() -> Vec<(usize, usize)> {
         let found: &mut Vec<(usize, usize)> = unsafe { &mut *found.cast() };
         // SAFETY: the library hands us a valid structure.
         let info = unsafe { &*info };
-        for at in 0..usize::from(info.dlpi_phnum) {
-            // SAFETY: there are so many headers.
-            let header = unsafe { &*info.dlpi_phdr.add(at) };
+        let count = usize::from(info.dlpi_phnum);
+        // SAFETY: there are so many headers.
+        let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, count) };
+        for header in headers {
             if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
                 let from = info.dlpi_addr as usize + header.p_vaddr as usize;
                 let to = from + header.p_memsz as usize;

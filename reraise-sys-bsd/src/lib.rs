@@ -34,7 +34,7 @@ cfg_if::cfg_if! {
         mod ours;
         mod reaper;
 
-        pub use identity::{boot_id, born, disable_pidfd, exit_status, pid_space, send};
+        pub use identity::{boot_id, born, disable_pidfd, exit_status, has_handles, pid_space, send};
         pub use kqueue::Event;
         pub use ours::{carries, children, close_from, descendants, processes, set_title};
         pub use posix::{code, discard, fork_beside, fork_lightly, map_memory, parent, peek_child};

@@ -20,7 +20,7 @@ mod ours;
 mod proc;
 mod queue;
 
-pub use identity::{born, disable_pidfd, exit_status, send};
+pub use identity::{born, disable_pidfd, exit_status, has_handles, send};
 pub use ours::{
     become_subreaper, close_from, code, discard, fork_beside, fork_lightly, map_memory, parent, peek_child, set_title,
 };

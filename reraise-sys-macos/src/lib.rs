@@ -17,7 +17,8 @@ mod ours;
 
 pub use libproc::{born, children, descendants, exit_status, processes, send};
 pub use ours::{
-    become_subreaper, boot_id, carries, close_from, disable_pidfd, pid_space, set_title,
+    become_subreaper, boot_id, carries, close_from, disable_pidfd, has_handles, pid_space,
+    set_title,
 };
 pub use reraise_sys_bsd::kqueue::Event;
 pub use reraise_sys_bsd::posix::{code, discard, fork_beside, fork_lightly, map_memory, parent, peek_child};

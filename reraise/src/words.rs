@@ -56,7 +56,8 @@ pub fn unlaunchable(name: impl fmt::Display, entry: &Entry, error: LaunchError) 
 }
 
 /// What stands behind `#!`, if anything.
-fn interpreter(program: &Path) -> Option<String> {
+#[must_use]
+pub fn interpreter(program: &Path) -> Option<String> {
     let mut head = [0; 256];
     let read = File::open(program).ok()?.read(&mut head).ok()?;
     let line = head[..read].strip_prefix(b"#!")?.split(|&b| b == b'\n').next()?;

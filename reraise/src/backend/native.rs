@@ -47,7 +47,7 @@ cfg_if::cfg_if! {
 pub use super::spawn::{exec_beside, exit_now, fork_plainly, keep_only, set_groups};
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
-    carries, children, close_from, code, disable_pidfd, discard, fork_beside, fork_lightly, map_memory, parent, peek_child, pid_space, processes,
+    carries, children, close_from, code, disable_pidfd, discard, fork_beside, fork_lightly, has_handles, map_memory, parent, peek_child, pid_space, processes,
     send, set_title,
 };
 
@@ -81,6 +81,7 @@ mod contract {
     const _: fn(i32) -> Result<Vec<i32>> = sys::children;
     const _: fn(i32, &[u8]) -> bool = sys::carries;
     const _: fn() = sys::disable_pidfd;
+    const _: fn() -> bool = sys::has_handles;
     const _: fn(&[Signal]) -> Result<sys::EventQueue> = sys::EventQueue::new;
     const _: fn(&mut sys::EventQueue, i32, u64) -> Result<bool> = sys::EventQueue::watch_process;
     const _: fn(&mut sys::EventQueue, i32) = sys::EventQueue::forget_process;

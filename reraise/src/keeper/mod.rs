@@ -416,8 +416,10 @@ impl Keeper {
     /// its status is put where its worker finds it.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = native::peek_child() {
-            if let Some(name) = self.workers.remove(&pid) {
+            if let Some(name) = self.workers.get(&pid).cloned() {
                 self.drain(&name);
+                // Not before: the end of its connection is not its own end.
+                self.workers.remove(&pid);
                 let end = match Exit::from_status(status) {
                     Exit::Code(0) => End::Done,
                     Exit::Signal { number: libc::SIGKILL | libc::SIGTERM, .. } => End::Killed,

@@ -121,16 +121,22 @@ impl<B: ProcessBackend> Worker<B> {
 
     fn on_requests(&mut self) -> io::Result<()> {
         for request in self.link.receive(&mut self.backend)? {
+            if matches!(self.machine.state(), State::Over(_)) {
+                // We are leaving; the keeper gives the rest to our successor.
+                break;
+            }
             match request {
-                Request::Start { client, context } => self.on_start(&client, &context)?,
-                Request::Stop { now } => {
+                Some(Request::Start { client, context }) => self.on_start(&client, &context)?,
+                Some(Request::Stop { now }) => {
                     self.want(Wanted::Down);
                     // A second request is not a second TERM: it only waits.
                     self.feed(if now { Input::StopNow } else { Input::Stop })?;
                 }
-                Request::Leave => self.stop(false)?,
-                Request::Restart => self.feed(Input::Restart)?,
+                Some(Request::Leave) => self.stop(false)?,
+                Some(Request::Restart) => self.feed(Input::Restart)?,
+                None => {}
             }
+            self.link.acknowledge();
         }
         Ok(())
     }

@@ -105,9 +105,9 @@ pub unsafe fn fork_beside() -> io::Result<Option<Pid>> {
 /// The process must be single-threaded.
 pub unsafe fn fork_lightly() -> io::Result<Option<Pid>> {
     // SAFETY: the caller's promise.
-    match unsafe { nix::unistd::fork() }? {
-        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
-        nix::unistd::ForkResult::Child => Ok(None),
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
     }
 }
 

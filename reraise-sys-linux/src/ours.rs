@@ -151,34 +151,40 @@ pub fn discard(start: usize, length: usize) {
 /// is not among them.
 #[must_use]
 pub fn code() -> Vec<(usize, usize)> {
-    extern "C" fn each(
-        info: *mut libc::dl_phdr_info,
-        _size: usize,
-        found: *mut libc::c_void,
-    ) -> libc::c_int {
-        // SAFETY: the pointer that `code` handed over.
-        let found: &mut Vec<(usize, usize)> = unsafe { &mut *found.cast() };
-        // SAFETY: the library hands us a valid structure.
-        let info = unsafe { &*info };
-        let count = usize::from(info.dlpi_phnum);
-        // SAFETY: there are so many headers.
-        let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, count) };
-        for header in headers {
-            if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
-                let from = info.dlpi_addr as usize + header.p_vaddr as usize;
-                let to = from + header.p_memsz as usize;
-                // Whole pages, as they were mapped.
-                let (from, to) = (from & !4095, to.next_multiple_of(4096));
-                found.push((from, to - from));
-            }
-        }
-        0
-    }
     let mut found = Vec::new();
     // SAFETY: the callback fits, and the pointer lives as long as the call.
-    unsafe { libc::dl_iterate_phdr(Some(each), (&raw mut found).cast()) };
+    unsafe { libc::dl_iterate_phdr(Some(add_parts), (&raw mut found).cast()) };
     // The vdso is mapped by the kernel and cannot be discarded.
     found
+}
+
+/// Adds the parts of one program or library to the vector behind `found`.
+///
+/// # Safety
+/// To be called by `dl_iterate_phdr` only, with the vector of [`code`].
+unsafe extern "C" fn add_parts(
+    info: *mut libc::dl_phdr_info,
+    _size: usize,
+    found: *mut libc::c_void,
+) -> libc::c_int {
+    // SAFETY: the pointer that `code` handed over.
+    let found: &mut Vec<(usize, usize)> = unsafe { &mut *found.cast() };
+    // SAFETY: the library hands us a valid structure.
+    let info = unsafe { &*info };
+    for at in 0..usize::from(info.dlpi_phnum) {
+        // SAFETY: there are so many headers.
+        let header = unsafe { info.dlpi_phdr.add(at) };
+        // SAFETY: likewise.
+        let header = unsafe { &*header };
+        if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
+            let from = info.dlpi_addr as usize + header.p_vaddr as usize;
+            let to = from + header.p_memsz as usize;
+            // Whole pages, as they were mapped.
+            let (from, to) = (from & !4095, to.next_multiple_of(4096));
+            found.push((from, to - from));
+        }
+    }
+    0
 }
 
 /// What `ps` shows as our command line. The kernel is told that the arguments

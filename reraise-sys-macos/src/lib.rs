@@ -21,7 +21,9 @@ pub use ours::{
     set_title,
 };
 pub use reraise_sys_bsd::kqueue::Event;
-pub use reraise_sys_bsd::posix::{code, discard, fork_beside, fork_lightly, map_memory, parent, peek_child};
+pub use reraise_sys_bsd::posix::{
+    code, discard, fork_beside, fork_lightly, map_memory, parent, peek_child,
+};
 pub use reraise_sys_bsd::tree::Process;
 
 /// Waits for signals, descriptors and the ends of foreign processes.

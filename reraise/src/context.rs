@@ -89,9 +89,10 @@ impl Context {
     /// The value of a variable.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<String> {
-        let value = self.environment.iter().find_map(|entry| {
-            entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
-        });
+        let value = self
+            .environment
+            .iter()
+            .find_map(|entry| entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
         value.map(|v| String::from_utf8_lossy(v).into_owned())
     }
 

@@ -72,9 +72,9 @@ impl Dirs {
                 "is empty",
                 format!("unset it, or give a directory: export {word}=\"$HOME/...\""),
             )),
-            Some(path) => std::path::absolute(path).map(Some).map_err(|e| {
-                Fault::system(word, "cannot be made absolute", &e)
-            }),
+            Some(path) => std::path::absolute(path)
+                .map(Some)
+                .map_err(|e| Fault::system(word, "cannot be made absolute", &e)),
         };
         let given_piddir = absolute("RERAISE_PIDDIR", &given.piddir)?;
         let given_logdir = absolute("RERAISE_LOGDIR", &given.logdir)?;

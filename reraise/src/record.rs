@@ -150,7 +150,8 @@ impl Record {
     pub fn read(path: &Path, owners: &[u32]) -> Result<Option<Self>, String> {
         let mut options = OpenOptions::new();
         // A FIFO that somebody planted must not hold us up.
-        let opened = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+        let opened =
+            options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         let file = match opened {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

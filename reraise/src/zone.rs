@@ -102,7 +102,9 @@ pub fn rest(is_long: bool) {
     discard_stack();
     if is_long {
         let code = with(|state| state.code);
-        code.iter().filter(|part| part.1 > 0).for_each(|&(start, length)| native::discard(start, length));
+        code.iter()
+            .filter(|part| part.1 > 0)
+            .for_each(|&(start, length)| native::discard(start, length));
     }
 }
 
@@ -128,9 +130,16 @@ fn is_ours(layout: Layout) -> bool {
 unsafe impl GlobalAlloc for Zones {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_ours(layout) {
-            let block = with(|state| {
-                if state.is_own { state.own.take(layout) } else { state.common.take(layout) }
-            });
+            let block =
+                with(
+                    |state| {
+                        if state.is_own {
+                            state.own.take(layout)
+                        } else {
+                            state.common.take(layout)
+                        }
+                    },
+                );
             if let Some(block) = block {
                 return block;
             }
@@ -167,9 +176,12 @@ mod tests {
         for round in 0..50_000_usize {
             if held.len() > 100 || (!held.is_empty() && next(2) == 0) {
                 let (block, layout, mark) = held.swap_remove(next(held.len()));
-                // SAFETY: it is held, written, and that long.
-                let bytes = unsafe { std::slice::from_raw_parts(block, layout.size()) };
-                assert!(bytes.iter().all(|&byte| byte == mark));
+                for at in 0..layout.size() {
+                    // SAFETY: it is held, and that long.
+                    let byte = unsafe { block.add(at) };
+                    // SAFETY: likewise.
+                    assert_eq!(unsafe { byte.read() }, mark);
+                }
                 // SAFETY: it came from `alloc` with this layout.
                 unsafe { Zones.dealloc(block, layout) };
                 continue;

@@ -20,7 +20,8 @@ use nix::unistd::{geteuid, getpid, getsid};
 use super::spawn;
 use super::tree::{self, Relation};
 use super::{
-    Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Scope, Tree, run_entry,
+    Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Scope, Tree,
+    run_entry,
 };
 
 cfg_if::cfg_if! {
@@ -47,8 +48,8 @@ cfg_if::cfg_if! {
 pub use super::spawn::{exec_beside, exit_now, fork_plainly, keep_only, set_groups};
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
-    carries, children, close_from, code, disable_pidfd, discard, fork_beside, fork_lightly, has_handles, map_memory, parent, peek_child, pid_space, processes,
-    send, set_title,
+    carries, children, close_from, code, disable_pidfd, discard, fork_beside, fork_lightly,
+    has_handles, map_memory, parent, peek_child, pid_space, processes, send, set_title,
 };
 
 /// What the system crates must export. One that drifts fails here, on its line.
@@ -442,7 +443,8 @@ impl ProcessBackend for Native {
             if let Some(event) = self.pending.pop_front() {
                 return Ok(event);
             }
-            crate::zone::rest(deadline.is_none());
+            let is_steady = self.children.iter().all(|c| matches!(c.stage, Stage::Launched));
+            crate::zone::rest(is_steady && deadline.is_none());
             let left = deadline.map(|d| d.saturating_sub(self.now()));
             match self.queue.next(left)? {
                 Some(event) => self.translate(event)?,

@@ -62,7 +62,9 @@ impl Verb {
                 match wait {
                     None => {}
                     Some(None) => words.push("--wait".into()),
-                    Some(Some(limit)) => words.push(format!("--wait={}", limit.as_secs_f64()).into()),
+                    Some(Some(limit)) => {
+                        words.push(format!("--wait={}", limit.as_secs_f64()).into())
+                    }
                 }
             }
             Self::Stop { now, wait } => {
@@ -96,10 +98,12 @@ pub(crate) fn run(setting: &Setting, patterns: &[OsString], verb: Verb) -> Resul
     let me = setting.dirs.uid();
     let foreign = if setting.as_owner { Vec::new() } else { others(&mut found, me) };
     for (owner, names) in foreign {
-        codes.push(elevate::run(setting, owner, &verb.command_line(), &names).unwrap_or_else(|f| {
-            console::fault(&f);
-            f.code
-        }));
+        codes.push(elevate::run(setting, owner, &verb.command_line(), &names).unwrap_or_else(
+            |f| {
+                console::fault(&f);
+                f.code
+            },
+        ));
     }
     let mut pending = BTreeMap::new();
     for (name, entry) in &found.services {

@@ -27,8 +27,7 @@ pub(crate) fn run(setting: &Setting, patterns: &[OsString]) -> Result<ExitCode, 
     for (owner, names) in foreign {
         // Without need nobody is asked for a password.
         let entry = |name: &ServiceName| Entry::find(&setting.dirs.dir, name).ok().flatten();
-        let names: Vec<_> =
-            names.into_iter().filter(|n| is_idle(n, entry(n).as_ref())).collect();
+        let names: Vec<_> = names.into_iter().filter(|n| is_idle(n, entry(n).as_ref())).collect();
         if names.is_empty() {
             continue;
         }

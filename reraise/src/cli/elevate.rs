@@ -37,8 +37,8 @@ pub(crate) fn run(
     words: &[OsString],
     names: &[ServiceName],
 ) -> Result<ExitCode, Fault> {
-    let us = std::env::current_exe()
-        .map_err(|e| Fault::system("reraise", "cannot find itself", &e))?;
+    let us =
+        std::env::current_exe().map_err(|e| Fault::system("reraise", "cannot find itself", &e))?;
     let order = Order { owner, user: Users::default().user(owner.uid), us, names };
     let interactive = io::stdin().is_terminal();
     let (mut command, by_sudo) = match native::elevation(owner, interactive) {
@@ -172,17 +172,20 @@ impl Order<'_> {
         self.fault(ExitCode::Denied, &what, advice)
     }
 
-    /// The line of sudoers that would do.
     fn rule(&self) -> String {
-        let me = Users::default().user(nix::unistd::geteuid().as_raw());
-        let user = &self.user;
-        format!(
-            "{} ALL=({}) NOPASSWD: {}   # it lets {me} do whatever {user} can",
-            in_sudoers(&me),
-            in_sudoers(user),
-            escaped(&self.us)
-        )
+        rule(&self.user, &self.us)
     }
+}
+
+/// The line of sudoers that would let us run `us` as `user`.
+pub(crate) fn rule(user: &str, us: &Path) -> String {
+    let me = Users::default().user(nix::unistd::geteuid().as_raw());
+    format!(
+        "{} ALL=({}) NOPASSWD: {}   # it lets {me} do whatever {user} can",
+        in_sudoers(&me),
+        in_sudoers(user),
+        escaped(us)
+    )
 }
 
 /// A user as sudoers(5) wants it: a number after `#`.
@@ -211,7 +214,10 @@ mod tests {
             names: &[],
         };
         let rule = order("app", "/usr/local/bin/reraise").rule();
-        assert!(rule.contains(" ALL=(app) NOPASSWD: /usr/local/bin/reraise   # it lets "), "{rule}");
+        assert!(
+            rule.contains(" ALL=(app) NOPASSWD: /usr/local/bin/reraise   # it lets "),
+            "{rule}"
+        );
         let rule = order("70001", "/opt/a b=c/reraise").rule();
         assert!(rule.contains(r" ALL=(#70001) NOPASSWD: /opt/a\ b\=c/reraise   # "), "{rule}");
     }

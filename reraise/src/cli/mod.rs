@@ -161,8 +161,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
             return Ok(if e.use_stderr() { ExitCode::Usage } else { ExitCode::Ok });
         }
     };
-    let given =
-        Given { dir: arguments.dir, piddir: arguments.piddir, logdir: arguments.logdir };
+    let given = Given { dir: arguments.dir, piddir: arguments.piddir, logdir: arguments.logdir };
     let as_owner = arguments.as_owner;
     if as_owner {
         *offset = elevate::RAN;

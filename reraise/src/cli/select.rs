@@ -60,7 +60,11 @@ fn is_pattern(word: &OsString) -> bool {
     word.to_str().is_some_and(|w| w.contains(['*', '?', '[']))
 }
 
-fn one(setting: &Setting, word: &OsString, known: &BTreeSet<ServiceName>) -> Result<Vec<ServiceName>, Fault> {
+fn one(
+    setting: &Setting,
+    word: &OsString,
+    known: &BTreeSet<ServiceName>,
+) -> Result<Vec<ServiceName>, Fault> {
     let dir = &setting.dirs.dir;
     let name = ServiceName::new(word);
     if let Ok(name) = &name

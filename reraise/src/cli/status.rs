@@ -146,9 +146,11 @@ fn interpret(read: Result<Option<Record>, String>, entry: Option<&Entry>) -> See
             };
             (state, !worker, false)
         }
-        Phase::Start | Phase::Run if legacy::find(&record).is_ok_and(|l| l.is_some()) => {
-            (if record.phase == Phase::Start { State::Starting } else { State::Running }, false, true)
-        }
+        Phase::Start | Phase::Run if legacy::find(&record).is_ok_and(|l| l.is_some()) => (
+            if record.phase == Phase::Start { State::Starting } else { State::Running },
+            false,
+            true,
+        ),
         // Its worker is just about to write what has happened.
         Phase::Start | Phase::Run if worker => (State::Stop, false, false),
         Phase::Start | Phase::Run | Phase::Stop => (State::SeemsNotRunning, false, false),
@@ -337,7 +339,8 @@ mod tests {
         let me = std::process::id();
         let born = native::born(me.cast_signed()).unwrap().unwrap();
         let with = |born: u64, boot: u64, space: u64| {
-            let rest = format!("v=1 born={born:x} wborn=1 boot={boot:x} ns={space:x} mono=0 raised=0");
+            let rest =
+                format!("v=1 born={born:x} wborn=1 boot={boot:x} ns={space:x} mono=0 raised=0");
             interpret(line(&format!("RUN - {me} 2 0 {rest}\n")), None)
         };
         assert_eq!(with(born, boot, space).state, State::Running);

@@ -44,7 +44,8 @@ fn asked(database: &str, id: u32) -> Option<String> {
         return name_in(line.trim_end(), id);
     }
     // macOS has no getent; its `id` takes a number, and for users only.
-    let name = output(Command::new("id").args(["-un", &number])).filter(|_| database == "passwd")?;
+    let name =
+        output(Command::new("id").args(["-un", &number])).filter(|_| database == "passwd")?;
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
@@ -68,7 +69,8 @@ pub(crate) struct Account {
 pub(crate) fn account(uid: u32) -> Option<Account> {
     let local = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let line = local.lines().find(|line| name_in(line, uid).is_some()).map(str::to_owned);
-    let line = line.or_else(|| output(Command::new("getent").args(["passwd", &uid.to_string()])))?;
+    let line =
+        line.or_else(|| output(Command::new("getent").args(["passwd", &uid.to_string()])))?;
     // passwd(5): name, password, user, group, comment, home, shell.
     let fields: Vec<&str> = line.trim_end().split(':').collect();
     let &[name, _, _, gid, _, home, shell] = fields.as_slice() else { return None };

@@ -57,7 +57,8 @@ pub fn load(context: &Context, name: &ServiceName) -> Result<Loaded, Fault> {
 pub fn no_service(name: &ServiceName, dir: &Path) -> Fault {
     let what = "no such service";
     let path = dir.join(name.as_str());
-    let advice = format!("make one: reraise skeleton {name} -- COMMAND, or write {}", path.display());
+    let advice =
+        format!("make one: reraise skeleton {name} -- COMMAND, or write {}", path.display());
     Fault::new(ExitCode::NoService, name, what, advice)
 }
 

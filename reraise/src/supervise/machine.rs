@@ -392,7 +392,8 @@ impl Machine {
                 self.last = Some(exit);
                 // Whoever is killed before the exec has not lasted at all.
                 let has_begun = self.state != State::Launching;
-                let lasted = if has_begun { now.saturating_sub(self.since) } else { Duration::ZERO };
+                let lasted =
+                    if has_begun { now.saturating_sub(self.since) } else { Duration::ZERO };
                 let then = After::Decide { exit, lasted };
                 if alone {
                     return self.after(then, now);

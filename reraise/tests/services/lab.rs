@@ -72,7 +72,8 @@ impl Lab {
 
     /// What the service has written, wherever its owner may keep it.
     pub(crate) fn log(&self) -> String {
-        let ours = if self.owner == Person::me() { self.s.l.clone() } else { self.state().join("log") };
+        let ours =
+            if self.owner == Person::me() { self.s.l.clone() } else { self.state().join("log") };
         fs::read_to_string(ours.join(self.name).join("current")).unwrap()
     }
 

@@ -111,7 +111,9 @@ fn one(
         | State::Stop
         | State::Done
         | State::NotRunning
-        | State::NotExecutable => {}
+        | State::NotExecutable
+        // Its trouble was told above.
+        | State::Unknown => {}
     }
 }
 

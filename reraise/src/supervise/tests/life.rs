@@ -85,7 +85,10 @@ fn failed_starts_are_tried_again_further_and_further_apart() {
     let gaps = [launches[3] - launches[2], launches[4] - launches[3]];
     assert!((3.0..=3.2).contains(&gaps[0]) && (5.0..=5.4).contains(&gaps[1]), "{gaps:?}");
     let record = bench.record().unwrap();
-    assert_eq!((record.phase, record.exit, record.more.unwrap().raised), (Phase::Error, Some(7), 4));
+    assert_eq!(
+        (record.phase, record.exit, record.more.unwrap().raised),
+        (Phase::Error, Some(7), 4)
+    );
     let story = bench.story();
     assert!(story.contains(&"22 STOP 5".to_owned()), "{story:?}");
 }
@@ -106,7 +109,10 @@ fn a_service_whose_configuration_says_when_it_is_done() {
     let bench = Bench::new("config_restart=on-failure", [lasts(20, 1), lasts(20, 0)]);
     assert_eq!(bench.run(bench.start()), End::Over(Outcome::Done(Exit::Code(0))));
     let record = bench.record().unwrap();
-    assert_eq!((record.phase, record.exit, record.more.unwrap().is_done), (Phase::Stop, Some(0), true));
+    assert_eq!(
+        (record.phase, record.exit, record.more.unwrap().is_done),
+        (Phase::Stop, Some(0), true)
+    );
     assert_eq!(bench.launches(), [0.0, 20.0]);
 }
 
@@ -134,7 +140,8 @@ fn a_full_disk_does_not_lose_the_service() {
     bench.at(45, move || fs::remove_dir(&scratch).unwrap());
     assert_eq!(bench.run(bench.start()), End::Quiet);
     assert_eq!(bench.launches(), [0.0, 20.0, 40.0]);
-    let story: Vec<_> = bench.story().into_iter().filter(|s| s.contains("- ") || s.ends_with("1")).collect();
+    let story: Vec<_> =
+        bench.story().into_iter().filter(|s| s.contains("- ") || s.ends_with("1")).collect();
     assert_eq!(story, ["50 RUN 1"]);
     assert_eq!(bench.record().unwrap().process(), Some(bench.main()));
 }
@@ -215,7 +222,15 @@ fn what_a_fallen_run_leaves_is_ended_before_its_successor_starts() {
     assert_eq!(bench.run(bench.start()), End::Quiet);
     assert_eq!(
         bench.story()[4..],
-        ["20 TERM to other", "20 STOP 1", "25 KILL to other", "25 START 1", "25 launched", "35 RUN 1", "35 running"]
+        [
+            "20 TERM to other",
+            "20 STOP 1",
+            "25 KILL to other",
+            "25 START 1",
+            "25 launched",
+            "35 RUN 1",
+            "35 running"
+        ]
     );
     assert_eq!(bench.launches(), [0.0, 25.0]);
     assert_eq!(bench.fake.living(), [bench.main()]);

@@ -45,9 +45,10 @@ fn the_ladder_of_one_that_does_not_listen() {
     let (end, story) = asked(&bench, &[(20, STOP)]);
     assert_eq!(end, STOPPED);
     assert_eq!(story, ["20 TERM to main", "50 KILL to main", "50 no record", "50 over: Stopped"]);
-    let bench = Bench::new("config_stop=\"INT 1, QUIT 2, TERM 3, KILL 4\"", [stubborn()
-        .ignoring(Signal::SIGINT)
-        .ignoring(Signal::SIGQUIT)]);
+    let bench = Bench::new(
+        "config_stop=\"INT 1, QUIT 2, TERM 3, KILL 4\"",
+        [stubborn().ignoring(Signal::SIGINT).ignoring(Signal::SIGQUIT)],
+    );
     let (_, story) = asked(&bench, &[(20, STOP)]);
     assert_eq!(
         story[..4],
@@ -134,8 +135,16 @@ fn whom_the_signals_reach() {
         let count = |signal, at| {
             sent.iter().filter(|s| s.signal == signal && s.at == secs(at) && s.arrived).count()
         };
-        assert_eq!((count(Signal::SIGTERM, 20), count(Signal::SIGKILL, 50)), (first, last), "{lines}");
-        assert_eq!(sent.iter().filter(|s| s.signal != Signal::SIGCONT).count(), first + last, "{lines}");
+        assert_eq!(
+            (count(Signal::SIGTERM, 20), count(Signal::SIGKILL, 50)),
+            (first, last),
+            "{lines}"
+        );
+        assert_eq!(
+            sent.iter().filter(|s| s.signal != Signal::SIGCONT).count(),
+            first + last,
+            "{lines}"
+        );
         assert_eq!(bench.fake.living().len(), 5 - last, "{lines}");
     }
 }

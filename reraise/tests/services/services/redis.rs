@@ -19,7 +19,10 @@ fn redis_stays_up(command: &str, processes: usize) {
         socket.display(),
         dir.display()
     );
-    lab.script(&format!("config_start_sec=0\n{}", command.replace("REDIS", &format!("{PROGRAM} {arguments}"))));
+    lab.script(&format!(
+        "config_start_sec=0\n{}",
+        command.replace("REDIS", &format!("{PROGRAM} {arguments}"))
+    ));
     let ping = || {
         let pong = |answer: Option<String>| answer.as_deref() == Some("+PONG\r\n");
         pong(ask_tcp(port, b"PING\r\n")) && pong(ask_unix(&socket, b"PING\r\n"))

@@ -41,7 +41,10 @@ impl Scene {
         }
         // Not in a directory of the user's; with the sandbox's name in its own, by
         // which its processes are known.
-        let theirs = PathBuf::from(format!("{}-theirs", s.at("").display().to_string().trim_end_matches('/')));
+        let theirs = PathBuf::from(format!(
+            "{}-theirs",
+            s.at("").display().to_string().trim_end_matches('/')
+        ));
         let scene = Self { s, user, other, theirs, program: support::reraise().into() };
         let is_allowed = scene.as_other(&format!("test -x {}", scene.program.display()));
         if is_allowed.code != 0 {
@@ -199,7 +202,9 @@ fn another_users_script_runs_as_that_user() {
             is_alive(worker).then_some(worker)
         });
         assert_eq!(uid_of(new), uid);
-        assert!(scene.ok(&["status", "web"]).contains(&format!("running         # (pid={restarted}")));
+        assert!(
+            scene.ok(&["status", "web"]).contains(&format!("running         # (pid={restarted}"))
+        );
     }
     // Raised by whoever supervises it now.
     scene.as_other(&format!("kill -9 {restarted}")).expect(0);
@@ -221,9 +226,14 @@ fn several_owners_and_what_fails_keep_their_exit_codes() {
     scene.script("good", support::SLEEPER);
     scene.s.script("mine", support::SLEEPER);
     scene.user.give(&scene.s.d.join("mine"));
-    scene.reraise(&["start", "--wait=20", "bad"]).expect(1).says("bad: failed to start: exit code 7");
+    scene
+        .reraise(&["start", "--wait=20", "bad"])
+        .expect(1)
+        .says("bad: failed to start: exit code 7");
     scene.reraise(&["status", "bad"]).expect(3);
-    assert!(scene.reraise(&["status"]).out.contains("bad                ERROR           # (exitcode=7"));
+    assert!(
+        scene.reraise(&["status"]).out.contains("bad                ERROR           # (exitcode=7")
+    );
     assert_eq!(scene.ok(&["clean"]), "bad: clean\n");
     assert_eq!(scene.ok(&["clean"]), "");
     // Where each has a place.
@@ -354,7 +364,9 @@ fn the_directories_obey_their_owners() {
     // The caller could exchange records in a directory of theirs.
     let p = &scene.s.p;
     let done = scene.run(scene.command(&["start", "web"]).env("RERAISE_PIDDIR", p)).expect(6);
-    assert!(done.err.starts_with(&format!("reraise: {}: belongs to user {user}, who", p.display())));
+    assert!(
+        done.err.starts_with(&format!("reraise: {}: belongs to user {user}, who", p.display()))
+    );
     assert!(done.err.contains(&format!("chown {other} {}", p.display())), "{done:#?}");
     // Records that cannot be seen are no services that do not run.
     scene.ok(&["start", "web"]);
@@ -380,7 +392,8 @@ fn the_directories_obey_their_owners() {
         scene.theirs.display()
     );
     let done = scene.as_other(&unset).expect(6);
-    let what = format!("{}: belongs to user {user}, who could change what is in it", scene.s.d.display());
+    let what =
+        format!("{}: belongs to user {user}, who could change what is in it", scene.s.d.display());
     assert!(done.err.contains(&what), "{done:#?}");
 }
 
@@ -438,7 +451,10 @@ fn root_gives_up_its_privileges() {
     let ids = scene.s.run(Command::new("id").args(["-G", &name])).out;
     assert_eq!(lines[..3], [uid.to_string(), gid.to_string(), ids.trim().to_owned()]);
     assert_eq!(lines[3], format!("{home} {name} {name} /bin/bash"));
-    assert!(done.err.contains("/root: app1user may not enter it") == (lines[4] == "/"), "{done:#?}");
+    assert!(
+        done.err.contains("/root: app1user may not enter it") == (lines[4] == "/"),
+        "{done:#?}"
+    );
     assert_eq!(lines[5], format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}"));
     assert_eq!(lines[6], format!("Gid:\t{gid}\t{gid}\t{gid}\t{gid}"));
     assert!(lines[7..].iter().all(|line| line.ends_with("\t0000000000000000")), "{lines:?}");

@@ -23,6 +23,7 @@ use super::client::{Client, Heard, Word};
 use super::console::Progress;
 use super::select::{Selection, select};
 use super::status::{Seen, State, look};
+use super::users::Users;
 use super::{Setting, console, elevate};
 use pending::{Pending, Settled};
 
@@ -61,7 +62,9 @@ impl Verb {
                 match wait {
                     None => {}
                     Some(None) => words.push("--wait".into()),
-                    Some(Some(limit)) => words.push(format!("--wait={}", limit.as_secs_f64()).into()),
+                    Some(Some(limit)) => {
+                        words.push(format!("--wait={}", limit.as_secs_f64()).into())
+                    }
                 }
             }
             Self::Stop { now, wait } => {
@@ -93,11 +96,14 @@ pub(crate) fn run(setting: &Setting, patterns: &[OsString], verb: Verb) -> Resul
     found.faults.iter().for_each(console::fault);
     let mut codes: Vec<ExitCode> = found.faults.iter().map(|f| f.code).collect();
     let me = setting.dirs.uid();
-    for (owner, names) in others(&mut found, me) {
-        codes.push(elevate::run(setting, owner, &verb.command_line(), &names).unwrap_or_else(|f| {
-            console::fault(&f);
-            f.code
-        }));
+    let foreign = if setting.as_owner { Vec::new() } else { others(&mut found, me) };
+    for (owner, names) in foreign {
+        codes.push(elevate::run(setting, owner, &verb.command_line(), &names).unwrap_or_else(
+            |f| {
+                console::fault(&f);
+                f.code
+            },
+        ));
     }
     let mut pending = BTreeMap::new();
     for (name, entry) in &found.services {
@@ -120,7 +126,7 @@ pub(crate) fn run(setting: &Setting, patterns: &[OsString], verb: Verb) -> Resul
 }
 
 /// Takes the services of other users out of the selection.
-fn others(found: &mut Selection, me: u32) -> Vec<(Owner, Vec<ServiceName>)> {
+pub(super) fn others(found: &mut Selection, me: u32) -> Vec<(Owner, Vec<ServiceName>)> {
     let mut by_owner: BTreeMap<u32, (u32, Vec<ServiceName>)> = BTreeMap::new();
     for (name, entry) in &found.services {
         if let Some(entry) = entry.as_ref().filter(|e| e.uid != me) {
@@ -157,6 +163,7 @@ fn precheck(
                 return Ok(None);
             }
             startable(setting, name).map_err(Stay::Fault)?;
+            recordable(setting, name).map_err(Stay::Fault)?;
             Ok(Some(Pending::new(worker)))
         }
         Verb::Stop { .. } if is_idle(setting, name, &seen) => {
@@ -192,12 +199,52 @@ fn startable(setting: &Setting, name: &ServiceName) -> Result<(), Fault> {
     }
 }
 
+/// Refuses a service whose record would be somebody else's: in a sticky
+/// directory we cannot replace it.
+fn recordable(setting: &Setting, name: &ServiceName) -> Result<(), Fault> {
+    use std::os::unix::fs::MetadataExt;
+    let me = setting.dirs.uid();
+    let piddir = setting.dirs.piddir(me);
+    let record = piddir.join(name.as_str());
+    let owner = |path| std::fs::symlink_metadata(path).map(|about| about.uid());
+    match (owner(&record), owner(&piddir)) {
+        (Ok(theirs), Ok(place)) if theirs != me && place != me => {
+            let what = format!("its record belongs to user {theirs}, and cannot be replaced");
+            let advice = format!(
+                "have it removed (as root: rm {}), or use another --piddir",
+                record.display()
+            );
+            Err(Fault::new(ExitCode::Denied, name, what, advice))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn context(setting: &Setting) -> Result<Context, Fault> {
     let me = setting.dirs.uid();
-    Context::current(&setting.dirs.dir, &setting.dirs.logdir(me)).map_err(|e| {
+    let context = Context::current(&setting.dirs.dir, &setting.dirs.logdir(me)).map_err(|e| {
         let fault = Fault::system("the present directory", "cannot be entered by a service", &e);
         Fault { advice: "go to one that exists: cd".to_owned(), ..fault }
-    })
+    })?;
+    Ok(if is_closed(&context.cwd) { Context { cwd: "/".into(), ..context } } else { context })
+}
+
+/// Whether we may not enter a directory: sudo leaves us where its caller was.
+fn is_closed(dir: &std::path::Path) -> bool {
+    let seen = std::fs::metadata(dir.join("."));
+    seen.is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+/// Says that a service does not start where its `start` was typed.
+fn mention_directory() {
+    if let Ok(dir) = std::env::current_dir()
+        && is_closed(&dir)
+    {
+        let me = Users::default().user(nix::unistd::geteuid().as_raw());
+        let what = format!("{me} may not enter it, so what is started now runs in /");
+        let advice = "for another place, begin the script with: cd DIR || exit";
+        console::fault(&Fault::new(ExitCode::Ok, dir.display(), what, advice));
+    }
 }
 
 /// Whether there is nothing to stop: no process, no worker, no wish.
@@ -208,7 +255,8 @@ fn is_idle(setting: &Setting, name: &ServiceName, seen: &Seen) -> bool {
         | State::NotExecutable
         | State::Done
         | State::Error
-        | State::SeemsNotRunning => {}
+        | State::SeemsNotRunning
+        | State::Unknown => {}
     }
     let me = setting.dirs.uid();
     let files = Files::of(&setting.dirs.piddir(me), me, name);
@@ -227,6 +275,9 @@ fn ask(
     let piddir = setting.dirs.piddir(me);
     let state = paths::prepare_piddir(&piddir, me)?;
     let encoded = context(setting)?.encode();
+    if matches!(verb, Verb::Start { .. }) {
+        mention_directory();
+    }
     let names: Vec<ServiceName> = pending.keys().cloned().collect();
     let begun = Instant::now();
     let end = verb.limit().map(|limit| begun + limit);

@@ -101,6 +101,8 @@ fn now() -> Duration {
 #[inline(never)]
 pub fn run(program: PathBuf, piddir: PathBuf) -> Result<(), Fault> {
     let me = nix::unistd::geteuid().as_raw();
+    // Whatever else our caller had open stays theirs alone.
+    native::close_from(3);
     let shown = piddir.display().to_string();
     let state = paths::prepare_piddir(&piddir, me)?;
     let command = KeeperCommand { program, piddir, state };
@@ -415,8 +417,8 @@ impl Keeper {
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = native::peek_child() {
             if let Some(name) = self.workers.get(&pid).cloned() {
-                // Still a child of ours: its end is told once, and here.
                 self.drain(&name);
+                // Not before: the end of its connection is not its own end.
                 self.workers.remove(&pid);
                 let end = match Exit::from_status(status) {
                     Exit::Code(0) => End::Done,

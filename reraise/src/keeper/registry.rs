@@ -122,8 +122,7 @@ impl Registry {
             Request::Restart => Task::Restart,
         };
         // It is in the worker's hands from the beginning.
-        let mut effects =
-            vec![Effect::Answer(client, told(name, &Frame::new(["ack"])))];
+        let mut effects = vec![Effect::Answer(client, told(name, &Frame::new(["ack"])))];
         effects.push(Effect::Fork(name.clone(), task));
         for (_, request) in &service.pending {
             effects.push(Effect::Pass(name.clone(), request.clone()));
@@ -286,8 +285,9 @@ mod tests {
     #[test]
     fn fifty_starts_fork_one_worker() {
         let mut registry = Registry::default();
-        let all: usize =
-            (0..50).map(|client| forks(&registry.request(client, name("web"), start(client)))).sum();
+        let all: usize = (0..50)
+            .map(|client| forks(&registry.request(client, name("web"), start(client))))
+            .sum();
         assert_eq!(all, 1);
     }
 

@@ -189,7 +189,9 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
             }
             _ => loaded.config,
         },
-        Err(fault) if matches!(given.task, Task::Start { .. }) && beginning == Beginning::Launch => {
+        Err(fault)
+            if matches!(given.task, Task::Start { .. }) && beginning == Beginning::Launch =>
+        {
             link.tell(&News::Fault(fault));
             return Ok(None);
         }
@@ -238,11 +240,7 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
     match slot.phase {
         // A worker is over when nothing is left of the run.
         Phase::Idle | Phase::Delay | Phase::Over => return Ok(Remains::None),
-        Phase::Launching
-        | Phase::Up
-        | Phase::Stopping
-        | Phase::Restarting
-        | Phase::Clearing => {}
+        Phase::Launching | Phase::Up | Phase::Stopping | Phase::Restarting | Phase::Clearing => {}
     }
     if backend.watch(slot.process())? {
         return Ok(Remains::Alive);
@@ -326,7 +324,8 @@ impl<B: ProcessBackend> Worker<B> {
         let now = self.backend.now();
         let history = self.machine.history();
         let config = self.machine.config.clone();
-        let (machine, signal, whom) = Machine::clearing(config, self.slot.run, now, history, launch);
+        let (machine, signal, whom) =
+            Machine::clearing(config, self.slot.run, now, history, launch);
         self.machine = machine;
         self.signal(signal, whom)
     }
@@ -386,11 +385,16 @@ mod tests {
                     let of = |task: &Task| plan(task, wanted, phase, remains);
                     let is_alive = remains == Remains::Alive;
                     // A living run is never launched beside.
-                    for task in [start.clone(), Task::Stop { now: false }, Task::Restart, Task::Resume] {
+                    for task in
+                        [start.clone(), Task::Stop { now: false }, Task::Restart, Task::Resume]
+                    {
                         if is_alive {
                             assert!(matches!(of(&task), Adopt(_)), "{task:?} {phase:?} {wanted:?}");
                         } else {
-                            assert!(!matches!(of(&task), Adopt(_)), "{task:?} {phase:?} {wanted:?}");
+                            assert!(
+                                !matches!(of(&task), Adopt(_)),
+                                "{task:?} {phase:?} {wanted:?}"
+                            );
                         }
                     }
                     // Only a start, or a wish to be up, launches.

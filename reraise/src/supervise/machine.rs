@@ -359,7 +359,7 @@ impl Machine {
                 }
                 let exit = Exit::Code(error.exit_code());
                 self.last = Some(exit);
-                match self.decide(exit, Duration::ZERO, now) {
+                match self.decide(exit, None, now) {
                     Some(Outcome::Failed(_) | Outcome::Done(_)) => {
                         self.over(Outcome::Unlaunchable(error))
                     }
@@ -392,7 +392,8 @@ impl Machine {
                 self.last = Some(exit);
                 // Whoever is killed before the exec has not lasted at all.
                 let has_begun = self.state != State::Launching;
-                let lasted = if has_begun { now.saturating_sub(self.since) } else { Duration::ZERO };
+                let lasted =
+                    if has_begun { now.saturating_sub(self.since) } else { Duration::ZERO };
                 let then = After::Decide { exit, lasted };
                 if alone {
                     return self.after(then, now);
@@ -508,7 +509,7 @@ impl Machine {
         match then {
             After::Again => self.spawn(),
             After::Stop => self.over(Outcome::Stopped),
-            After::Decide { exit, lasted } => match self.decide(exit, lasted, now) {
+            After::Decide { exit, lasted } => match self.decide(exit, Some(lasted), now) {
                 Some(outcome) => self.over(outcome),
                 None => self.resume(),
             },
@@ -517,7 +518,7 @@ impl Machine {
 
     /// Asks the policy. `None`: it is to be raised, now or at the end of the
     /// delay that is now the state.
-    fn decide(&mut self, exit: Exit, lasted: Duration, now: Duration) -> Option<Outcome> {
+    fn decide(&mut self, exit: Exit, lasted: Option<Duration>, now: Duration) -> Option<Outcome> {
         let seed = self.seed ^ now.as_nanos() as u64;
         let (verdict, history) = policy::decide(&self.config, exit, lasted, self.history, seed);
         self.history = history;

@@ -37,17 +37,18 @@ pub enum Verdict {
 }
 
 /// Decides after a run that ended in `exit` and lasted so long, and says what
-/// is known from then on. Any number does for `jitter`: services that fail
+/// is known from then on. `None`: its program could not even be executed, and
+/// that is a failed start also where `start_sec` is 0. Any number does for `jitter`: services that fail
 /// together shall not come back together.
 #[must_use]
 pub fn decide(
     config: &Config,
     exit: Exit,
-    lasted: Duration,
+    lasted: impl Into<Option<Duration>>,
     history: History,
     jitter: u64,
 ) -> (Verdict, History) {
-    let history = if lasted >= config.start_sec {
+    let history = if lasted.into().is_some_and(|lasted| lasted >= config.start_sec) {
         History { started: true, failures: 0 }
     } else {
         History { failures: history.failures.saturating_add(1), ..history }
@@ -202,6 +203,8 @@ mod tests {
         }
         let zero = Config { start_sec: Duration::ZERO, ..config };
         assert_eq!(decide(&zero, BAD, Duration::ZERO, FRESH, 0), (again(0), GOOD));
+        assert_eq!(decide(&zero, BAD, None, FRESH, 0).0, Verdict::GiveUp);
+        assert_eq!(decide(&zero, BAD, None, GOOD, 0), (again(0), failed(1)));
     }
 
     #[test]

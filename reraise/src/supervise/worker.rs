@@ -149,7 +149,8 @@ impl<B: ProcessBackend> Worker<B> {
                 self.link.answer(client, &News::Already(pid));
                 return Ok(());
             }
-            State::Down | State::Delay { .. } | State::Clearing { .. } | State::Stopping { .. } => {}
+            State::Down | State::Delay { .. } | State::Clearing { .. } | State::Stopping { .. } => {
+            }
             // We are leaving; the keeper asks our successor.
             State::Over(_) => return Ok(()),
         }
@@ -165,7 +166,11 @@ impl<B: ProcessBackend> Worker<B> {
     fn want(&mut self, wanted: Wanted) {
         if let Err(e) = wanted.write(&self.files.own) {
             let word = wanted.as_str();
-            self.tell_fault(&Fault::system(&self.name, &format!("cannot note that it is wanted {word}"), &e));
+            self.tell_fault(&Fault::system(
+                &self.name,
+                &format!("cannot note that it is wanted {word}"),
+                &e,
+            ));
         }
     }
 

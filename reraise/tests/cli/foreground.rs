@@ -1,0 +1,129 @@
+//! `auto-reraise NAME` by hand: in the foreground, without a keeper.
+
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::Signal;
+use reraise::record::Phase;
+
+use crate::support::{
+    Done, Sandbox, auto_reraise, finish, is_alive, signal, spawn, wait_for, wait_gone,
+};
+
+/// One that runs, and what it was started with.
+struct Foreground {
+    child: Child,
+    command: Command,
+}
+
+impl Foreground {
+    fn of(s: &Sandbox, name: &str) -> Self {
+        let mut command = s.program(auto_reraise());
+        command.arg(name).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = spawn(&mut command);
+        Self { child, command }
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    #[track_caller]
+    fn finish(self) -> Done {
+        finish(self.child, &self.command)
+    }
+}
+
+/// Says that it is up, on standard output.
+const TALKER: &str = "config_start_sec=0\necho hello\nexec sleep 1000000";
+
+#[test]
+fn its_output_stays_where_it_is_and_term_stops_it() {
+    let s = Sandbox::new();
+    s.script("web", TALKER);
+    let web = Foreground::of(&s, "web");
+    let record = s.wait_phase("web", Phase::Run);
+    assert_eq!(record.worker, Some(web.pid()));
+    assert_eq!(s.worker("web"), web.pid());
+    let pid = record.pid.unwrap();
+    // It is raised there too.
+    signal(pid, Signal::SIGKILL);
+    let pid = s.wait_raised("web", pid);
+    assert_eq!(s.find_keeper(), None);
+    signal(web.pid(), Signal::SIGTERM);
+    let done = web.finish().expect(0);
+    assert_eq!(done.out, "hello\nhello\n");
+    assert!(!is_alive(pid));
+    assert_eq!(s.record("web"), None);
+    assert_eq!(s.log("web"), "");
+}
+
+#[test]
+fn the_commands_work_on_it() {
+    let s = Sandbox::new();
+    s.script("web", TALKER);
+    let web = Foreground::of(&s, "web");
+    let worker = web.pid();
+    let pid = s.wait_phase("web", Phase::Run).pid.unwrap();
+    assert_eq!(s.status("web"), "running");
+    let skip = "web: skip (because already running)\n";
+    assert_eq!(s.ok(&["start", "web"]), skip);
+    let line = format!("web: restart    # (worker-pid={worker})\n");
+    assert_eq!(s.ok(&["restart", "web"]), line);
+    let new = s.wait_raised("web", pid);
+    s.wait_phase("web", Phase::Run);
+    assert_eq!(s.ok(&["stop", "web"]), format!("web: stop    # (worker-pid={worker})\n"));
+    wait_gone(new);
+    web.finish().expect(0);
+    wait_for("the keeper to go", || s.find_keeper().is_none());
+    assert_eq!(s.status("web"), "not-running");
+}
+
+#[test]
+fn a_second_one_is_refused() {
+    let s = Sandbox::new();
+    s.script("web", TALKER);
+    let web = Foreground::of(&s, "web");
+    let pid = s.wait_phase("web", Phase::Run).pid.unwrap();
+    let done = Foreground::of(&s, "web").finish();
+    assert_ne!(done.code, 0, "{done:?}");
+    assert!(done.err.contains("web: ") && done.err.contains("already"), "{done:?}");
+    assert_eq!(s.pid("web"), pid);
+    signal(web.pid(), Signal::SIGINT);
+    web.finish().expect(0);
+    // Nor beside one that has a keeper.
+    let pid = s.up("web");
+    assert_ne!(Foreground::of(&s, "web").finish().code, 0);
+    assert_eq!((s.pid("web"), is_alive(pid)), (pid, true));
+}
+
+#[test]
+fn it_ends_with_the_fault_of_its_service() {
+    let s = Sandbox::new();
+    s.script("web", "exit 7");
+    let done = Foreground::of(&s, "web").finish().expect(1);
+    assert!(done.err.contains("auto-reraise: web: failed to start: exit code 7"), "{done:?}");
+    let done = Foreground::of(&s, "nobody").finish().expect(4);
+    assert!(done.err.contains("auto-reraise: nobody: no such service"), "{done:?}");
+    Foreground::of(&s, "a/b").finish().expect(2);
+    Foreground::of(&s, "--fast").finish().expect(2);
+    s.script("lost", "#!/nonexistent/interpreter");
+    Foreground::of(&s, "lost").finish().expect(5).says("/nonexistent/interpreter");
+}
+
+#[test]
+fn what_it_leaves_when_killed_is_adopted_by_the_next_start() {
+    let s = Sandbox::new();
+    s.script("web", TALKER);
+    let web = Foreground::of(&s, "web");
+    let pid = s.wait_phase("web", Phase::Run).pid.unwrap();
+    signal(web.pid(), Signal::SIGKILL);
+    wait_gone(web.pid());
+    assert!(is_alive(pid));
+    assert!(s.ok(&["status", "web"]).contains("unwatched"));
+    s.ok(&["start", "web"]);
+    wait_for("a worker", || s.record("web").is_some_and(|r| r.worker == Some(s.worker("web"))));
+    assert_eq!(s.pid("web"), pid);
+    s.ok(&["stop", "web"]);
+    wait_gone(pid);
+    web.finish();
+}

@@ -1,0 +1,13 @@
+//! The programs `reraise` and `auto-reraise` themselves, from outside: what they
+//! print, what they end with, and what must hold whatever is done to them.
+//!
+//! A test waits for facts (a line in a FIFO, the end of a process), never for
+//! time to pass; every wait has a limit, after which it fails and says what it
+//! waited for. Each test has a [`support::Sandbox`] of its own.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod commands;
+mod foreground;
+mod lifecycle;
+mod support;
+mod surroundings;

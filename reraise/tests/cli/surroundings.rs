@@ -1,0 +1,245 @@
+//! What a service, its worker and the keeper have of whoever typed `start`, and
+//! what they must not have.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
+
+use crate::support::{SLEEPER, Sandbox, finish, is_alive, signal, spawn, wait_for, wait_gone};
+
+#[test]
+fn start_in_a_pipe_ends_at_once() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    // It would wait for ever if anybody held the pipe.
+    s.shell("$RERAISE start web | cat").expect(0).prints("web: start\n");
+    s.shell("$RERAISE restart web 2>&1 | cat").expect(0);
+}
+
+/// What the descriptors of a process lead to.
+#[cfg(target_os = "linux")]
+fn descriptors(pid: i32) -> Vec<(i32, String)> {
+    let all = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let mut found: Vec<_> = all
+        .flatten()
+        .map(|e| {
+            let number = e.file_name().to_str().unwrap().parse().unwrap();
+            let target = fs::read_link(e.path()).unwrap_or_default();
+            (number, target.to_string_lossy().into_owned())
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// Waits until the shell that a script begins with has become the service.
+#[cfg(target_os = "linux")]
+fn wait_exec(pid: i32) {
+    let name = format!("/proc/{pid}/comm");
+    wait_for("exec sleep", || fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nobody_holds_a_descriptor_or_the_directory_of_the_caller() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    fs::create_dir(s.at("callers-cwd")).unwrap();
+    let script = "cd callers-cwd; exec 0<>../callers-0 3<>../callers-3 9<>../callers-9
+        $RERAISE start web >../callers-1 2>../callers-2";
+    s.shell(script).expect(0);
+    let (pid, worker, keeper) = (s.pid("web"), s.worker("web"), s.keeper());
+    wait_exec(pid);
+    for one in [pid, worker, keeper] {
+        for (number, target) in descriptors(one) {
+            assert!(!target.contains("callers"), "{one} has {number} -> {target}");
+        }
+    }
+    // The service's own directory is that of the caller; nobody else is there.
+    for one in [worker, keeper] {
+        assert_eq!(fs::read_link(format!("/proc/{one}/cwd")).unwrap().to_str(), Some("/"));
+    }
+    let mine = descriptors(pid);
+    let numbers: Vec<i32> = mine.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [0, 1, 2], "{mine:?}");
+    assert_eq!(mine[0].1, "/dev/null");
+    assert_eq!(mine[1], (1, mine[2].1.clone()));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_service_starts_with_a_clean_slate() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    let status = |pid: i32, field: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = text.lines().find(|l| l.starts_with(field)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    // The caller ignores what can be ignored.
+    s.shell("trap '' HUP INT QUIT PIPE USR1 TERM CHLD; $RERAISE start web").expect(0);
+    let first = s.pid("web");
+    signal(first, Signal::SIGKILL);
+    let raised = s.wait_raised("web", first);
+    s.ok(&["restart", "web"]);
+    let restarted = s.pid("web");
+    assert_ne!(restarted, raised);
+    let of = Some(nix::unistd::Pid::from_raw(restarted));
+    assert_eq!(nix::unistd::getsid(of).unwrap().as_raw(), restarted);
+    assert_eq!(nix::unistd::getpgid(of).unwrap().as_raw(), restarted);
+    wait_exec(restarted);
+    for field in ["SigBlk:", "SigIgn:", "SigCgt:"] {
+        let signals = u64::from_str_radix(&status(restarted, field), 16).unwrap();
+        // 32 and 33 belong to the C library, which lets nobody change them.
+        assert_eq!(signals & !(0b11 << 31), 0, "{field} {signals:x}");
+    }
+}
+
+#[test]
+fn each_service_has_the_surroundings_of_its_own_start() {
+    let s = Sandbox::new();
+    let fifo = s.fifo("facts");
+    let body = format!(
+        "config_start_sec=0\necho \"$COLOUR:$PATH\" \"$(pwd)\" \"$(umask)\" \"$(ulimit -Sn)\" \
+         >{}\nexec sleep 1000000",
+        fifo.shown()
+    );
+    s.script("one", &body);
+    s.script("two", &body);
+    for dir in ["A", "B", "C"] {
+        fs::create_dir(s.at(dir)).unwrap();
+    }
+    let shell = |dir: &str, colour: &str, umask: &str, files: u32, command: &str| {
+        let script = format!(
+            "cd {dir} && umask {umask} && ulimit -Sn {files} && PATH=$PATH:/{colour} \
+             COLOUR={colour} $RERAISE {command}"
+        );
+        s.shell(&script).expect(0)
+    };
+    let fact = |dir: &str, colour: &str, umask: &str, files: u32| {
+        let path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+        format!("{colour}:{path}:/{colour} {} {umask} {files}", s.at(dir).display())
+    };
+    shell("A", "red", "027", 100, "start one");
+    assert_eq!(fifo.line(), fact("A", "red", "0027", 100));
+    shell("B", "blue", "077", 200, "start two");
+    assert_eq!(fifo.line(), fact("B", "blue", "0077", 200));
+    // Raised and restarted as they were started.
+    for (name, fact) in
+        [("one", fact("A", "red", "0027", 100)), ("two", fact("B", "blue", "0077", 200))]
+    {
+        let pid = s.pid(name);
+        signal(pid, Signal::SIGKILL);
+        assert_eq!(fifo.line(), fact);
+        s.wait_raised(name, pid);
+        shell("C", "green", "022", 300, &format!("restart {name}"));
+        assert_eq!(fifo.line(), fact);
+        signal(s.worker(name), Signal::SIGKILL);
+        let pid = s.pid(name);
+        signal(pid, Signal::SIGKILL);
+        assert_eq!(fifo.line(), fact);
+        s.wait_raised(name, pid);
+    }
+    // The next start renews them; one that is not needed does not.
+    shell("C", "green", "022", 300, "start one");
+    shell("C", "green", "022", 300, "restart one");
+    assert_eq!(fifo.line(), fact("A", "red", "0027", 100));
+    shell("C", "green", "022", 300, "stop one");
+    shell("C", "green", "022", 300, "start one");
+    assert_eq!(fifo.line(), fact("C", "green", "0022", 300));
+    // Secrets may be among them.
+    use std::os::unix::fs::PermissionsExt;
+    let context = s.state().join("s/one/context");
+    assert_eq!(fs::metadata(context).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_hangup_of_the_callers_session_reaches_nobody() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    let pid = s.up("web");
+    let mut command = s.shell_command("$RERAISE restart web; kill -HUP 0; exit 1");
+    s.run(command.process_group(0)).expect(128 + 1);
+    let new = s.wait_raised("web", pid);
+    let keeper = s.keeper();
+    for one in [s.worker("web"), keeper] {
+        // Even one that is meant for them.
+        signal(one, Signal::SIGHUP);
+    }
+    signal(new, Signal::SIGKILL);
+    s.wait_raised("web", new);
+    assert_eq!(s.keeper(), keeper);
+}
+
+#[test]
+fn a_closed_terminal_ends_nothing() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    let fifo = s.fifo("facts");
+    let pty = nix::pty::openpty(None, None).unwrap();
+    for end in [&pty.master, &pty.slave] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    }
+    let script = format!("$RERAISE start web; echo $? >{}; sleep 1000000", fifo.shown());
+    let mut command = s.shell_command(&script);
+    let terminal = || std::process::Stdio::from(pty.slave.try_clone().unwrap());
+    command.stdin(terminal()).stdout(terminal()).stderr(terminal());
+    let slave = pty.slave.as_raw_fd();
+    let own_terminal = move || {
+        nix::unistd::setsid()?;
+        // SAFETY: a system call on a descriptor that is open in the child too.
+        nix::errno::Errno::result(unsafe { libc::ioctl(slave, libc::TIOCSCTTY as _, 0) })?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { command.pre_exec(own_terminal) };
+    let shell = spawn(&mut command);
+    let shell_pid = shell.id().cast_signed();
+    drop(pty.slave);
+    drop(command);
+    assert_eq!(fifo.line(), "0");
+    let pid = s.pid("web");
+    // The kernel sends SIGHUP to the session.
+    drop(pty.master);
+    let done = finish(shell, &s.shell_command("the shell in the terminal"));
+    assert_eq!(done.code, 128 + 1, "{done:?}");
+    assert!(!is_alive(shell_pid));
+    assert!(is_alive(pid));
+    signal(pid, Signal::SIGKILL);
+    let new = s.wait_raised("web", pid);
+    s.ok(&["stop", "web"]);
+    wait_gone(new);
+}
+
+#[test]
+fn a_directory_that_is_gone_is_said_before_anything_starts() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    let script = "mkdir gone && cd gone && rmdir ../gone && $RERAISE start web";
+    s.shell(script).expect(8).says("reraise: the present directory: ");
+    assert_eq!(s.status("web"), "not-running");
+    // Gone later: the run that follows cannot begin, and that is said as well.
+    s.script("web", "config_start_sec=0\nconfig_max_retry=0\nexec sleep 1000000");
+    s.shell("mkdir gone && cd gone && $RERAISE start web && rmdir ../gone").expect(0);
+    let pid = s.pid("web");
+    signal(pid, Signal::SIGKILL);
+    wait_for("the worker to give up", || s.status("web") == "ERROR");
+}
+
+#[test]
+fn limits_that_the_keeper_may_not_raise_are_named() {
+    let s = Sandbox::new();
+    s.script("one", SLEEPER);
+    s.script("two", SLEEPER);
+    s.shell("ulimit -n 100; $RERAISE start one").expect(0);
+    let done = s.shell("ulimit -n 200; $RERAISE start two");
+    if done.code != 0 {
+        // Only with CAP_SYS_RESOURCE can the second service have what is its own.
+        done.expect(8).says("reraise: two: cannot set its limits");
+        assert_eq!(s.status("two"), "ERROR");
+    }
+    assert_eq!(s.status("one"), "running");
+}

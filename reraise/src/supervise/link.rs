@@ -128,23 +128,29 @@ impl Link {
         }
     }
 
-    /// The requests that have come in. Each is acknowledged, so that the keeper
-    /// knows which to give to our successor when we die.
+    /// Says that the oldest request is in our hands. The keeper gives the others
+    /// to our successor when we die.
+    pub fn acknowledge(&mut self) {
+        self.send(&Frame::new(["ack"]));
+    }
+
+    /// The requests that have come in, to be acknowledged one by one; `None`
+    /// for one that only a later version understands.
     ///
     /// # Errors
     /// When no keeper can be looked for.
-    pub fn receive<B: ProcessBackend>(&mut self, backend: &mut B) -> io::Result<Vec<Request>> {
+    pub fn receive<B: ProcessBackend>(
+        &mut self,
+        backend: &mut B,
+    ) -> io::Result<Vec<Option<Request>>> {
         let Some(stream) = &self.stream else { return Ok(Vec::new()) };
         let mut requests = Vec::new();
         let got = self.reader.read(stream, |frame| requests.push(Request::from_frame(&frame)));
-        for _ in &requests {
-            self.send(&Frame::new(["ack"]));
-        }
         if !matches!(got, Ok(Got::Open)) {
             self.drop_stream(backend);
             self.recover(backend)?;
         }
-        Ok(requests.into_iter().flatten().collect())
+        Ok(requests)
     }
 
     fn drop_stream<B: ProcessBackend>(&mut self, backend: &mut B) {

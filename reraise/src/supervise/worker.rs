@@ -121,6 +121,12 @@ impl<B: ProcessBackend> Worker<B> {
 
     fn on_requests(&mut self) -> io::Result<()> {
         for request in self.link.receive(&mut self.backend)? {
+            if matches!(self.machine.state(), State::Over(_)) {
+                // Not acknowledged, it is our successor's.
+                break;
+            }
+            self.link.acknowledge();
+            let Some(request) = request else { continue };
             match request {
                 Request::Start { client, context } => self.on_start(&client, &context)?,
                 Request::Stop { now } => {
@@ -181,7 +187,10 @@ impl<B: ProcessBackend> Worker<B> {
             }
             let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
             match (input, self.machine.state()) {
-                (Input::Launched, _) => self.link.tell(&News::Launched(pid)),
+                // Not of one that is on its way down already.
+                (Input::Launched, State::Starting { .. }) => {
+                    self.link.tell(&News::Launched(pid));
+                }
                 (Input::Deadline, State::Running) if !was_running => {
                     self.link.tell(&News::Running(pid));
                 }

@@ -197,7 +197,10 @@ impl<B: ProcessBackend> Worker<B> {
             }
             let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
             match (input, self.machine.state()) {
-                (Input::Launched, _) => self.link.tell(&News::Launched(pid)),
+                // Not of one that is on its way down already.
+                (Input::Launched, State::Starting { .. }) => {
+                    self.link.tell(&News::Launched(pid));
+                }
                 (Input::Deadline, State::Running) if !was_running => {
                     self.link.tell(&News::Running(pid));
                 }

@@ -11,6 +11,8 @@ mod bad_places;
 mod bad_records;
 mod commands;
 mod foreground;
+mod guarantees;
 mod lifecycle;
 mod support;
 mod surroundings;
+mod tree;

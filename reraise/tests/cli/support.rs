@@ -424,7 +424,8 @@ pub(crate) fn finish(child: std::process::Child, command: &Command) -> Done {
             let is_running = is_alive(pid.as_raw());
             let _ = kill(pid, Signal::SIGKILL);
             let what = if is_running { "runs" } else { "has ended, but its output is held open" };
-            panic!("after {PATIENCE:?}, {command:?} {what}");
+            let words: Vec<_> = command.get_args().collect();
+            panic!("after {PATIENCE:?}, {:?} {words:?} {what}", command.get_program());
         }
     }
 }

@@ -122,6 +122,9 @@ pub fn run(program: PathBuf, piddir: PathBuf) -> Result<(), Fault> {
     let shown = piddir.display().to_string();
     let state = paths::prepare_piddir(&piddir, me)?;
     let command = KeeperCommand { program, piddir, state };
+    // std's own looks at the environment, which a worker does not have. No
+    // captures: it must be there for the workers as well.
+    std::panic::set_hook(Box::new(|info| messages::say("panic", &info.to_string())));
     let begun = Keeper::begin(command, me);
     let mut keeper = match begun {
         Ok(Some(keeper)) => keeper,

@@ -33,6 +33,11 @@ impl Identify for Kernel {
 /// There is nothing like it here; for the tests of Linux.
 pub fn disable_pidfd() {}
 
+/// Whether a process is held while it is signalled: nothing here does that.
+pub fn has_handles() -> bool {
+    false
+}
+
 cfg_if::cfg_if! {
     if #[cfg(any(target_os = "freebsd", target_os = "openbsd"))] {
         /// Microseconds from the epoch (`kern.boottime`, sysctl(3)).

@@ -3,8 +3,8 @@
 //!
 //! A leaf: it knows the kernel and nothing of Reraise. The crates for the other
 //! systems export the same items; `reraise/src/backend/native.rs` holds the
-//! table that proves it at compile time. The modules [`kqueue`], [`posix`],
-//! [`sysctl`] and [`tree`] are also compiled on macOS, for `reraise-sys-macos`.
+//! table that proves it at compile time. The modules `kqueue`, `posix`,
+//! `sysctl` and `tree` are also compiled on macOS, for `reraise-sys-macos`.
 //!
 //! | what | FreeBSD | DragonFly | NetBSD | OpenBSD |
 //! |---|---|---|---|---|
@@ -34,10 +34,10 @@ cfg_if::cfg_if! {
         mod ours;
         mod reaper;
 
-        pub use identity::{boot_id, born, disable_pidfd, exit_status, pid_space, send};
+        pub use identity::{boot_id, born, disable_pidfd, exit_status, has_handles, pid_space, send};
         pub use kqueue::Event;
         pub use ours::{carries, children, close_from, descendants, processes, set_title};
-        pub use posix::{discard, fork_beside, map_memory, parent, peek_child};
+        pub use posix::{code, discard, fork_beside, fork_lightly, map_memory, parent, peek_child};
         pub use reaper::{KEEPS_ORPHANS, become_subreaper};
         pub use tree::Process;
 

@@ -96,6 +96,21 @@ pub unsafe fn fork_beside() -> io::Result<Option<Pid>> {
     }
 }
 
+/// `fork(2)`. `None` in the child.
+///
+/// # Errors
+/// `EAGAIN` or `ENOMEM`.
+///
+/// # Safety
+/// The process must be single-threaded.
+pub unsafe fn fork_lightly() -> io::Result<Option<Pid>> {
+    // SAFETY: the caller's promise.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
+    }
+}
+
 /// New memory, zeroed; private memory is not inherited by a fork (minherit(2),
 /// which all BSDs and macOS have; `INHERIT_NONE` is 2 in every sys/mman.h, and
 /// `VM_INHERIT_NONE` likewise). It is never given back.
@@ -116,6 +131,12 @@ pub fn map_memory(length: usize, is_private: bool) -> io::Result<*mut u8> {
         unsafe { minherit(start, length, 2) };
     }
     Ok(start.cast())
+}
+
+/// What [`discard`] could take of code and constants: nothing here.
+#[must_use]
+pub fn code() -> Vec<(usize, usize)> {
+    Vec::new()
 }
 
 /// Gives pages back to the kernel. Here nothing is done: the advice that frees

@@ -76,6 +76,12 @@ pub(crate) fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// Whether a process is held while it is signalled (pidfd_open, Linux 5.3), so
+/// that a signal cannot reach another one that gets its pid just then.
+pub fn has_handles() -> bool {
+    has_pidfd()
+}
+
 pub(crate) fn has_pidfd() -> bool {
     kind() != Kind::Bare
 }

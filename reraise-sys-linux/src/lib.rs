@@ -20,9 +20,10 @@ mod ours;
 mod proc;
 mod queue;
 
-pub use identity::{born, disable_pidfd, exit_status, send};
+pub use identity::{born, disable_pidfd, exit_status, has_handles, send};
 pub use ours::{
-    become_subreaper, close_from, discard, fork_beside, map_memory, parent, peek_child, set_title,
+    become_subreaper, close_from, code, discard, fork_beside, fork_lightly, map_memory, parent,
+    peek_child, set_title,
 };
 pub use proc::{Process, boot_id, carries, children, descendants, pid_space, processes};
 pub use queue::{Event, EventQueue};

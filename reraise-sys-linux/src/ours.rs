@@ -62,11 +62,34 @@ pub fn peek_child() -> io::Result<Option<(i32, i32)>> {
 /// # Safety
 /// The process must be single-threaded, as with `fork`.
 pub unsafe fn fork_beside() -> io::Result<Option<Pid>> {
-    let flags = libc::CLONE_PARENT as libc::c_long | libc::c_long::from(libc::SIGCHLD);
+    // SAFETY: the caller's promise.
+    unsafe { clone(libc::CLONE_PARENT | libc::SIGCHLD) }
+}
+
+/// Forks without the C library, which writes to its own data in each child
+/// (locks that a single thread does not need): pages that every worker would
+/// have for itself. `None` in the child.
+///
+/// # Errors
+/// `EAGAIN` or `ENOMEM`, as `fork(2)`.
+///
+/// # Safety
+/// The process must be single-threaded. In the child, the thread id that the
+/// library remembers is its parent's; nothing but robust mutexes uses it.
+pub unsafe fn fork_lightly() -> io::Result<Option<Pid>> {
+    // SAFETY: the caller's promise.
+    unsafe { clone(libc::SIGCHLD) }
+}
+
+/// # Safety
+/// The process must be single-threaded, and the flags must share no memory.
+unsafe fn clone(flags: libc::c_int) -> io::Result<Option<Pid>> {
+    let flags = libc::c_long::from(flags);
+    // s390x takes the stack first; all other arguments are zero here.
+    let (first, second) = if cfg!(target_arch = "s390x") { (0, flags) } else { (flags, 0) };
     // SAFETY: with a null stack the child goes on with a copy of ours, like
-    // fork; the argument order differs between architectures only for
-    // arguments that are zero here.
-    let answer = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    // fork.
+    let answer = unsafe { libc::syscall(libc::SYS_clone, first, second, 0, 0, 0) };
     match answer {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(None),
@@ -120,6 +143,48 @@ pub fn discard(start: usize, length: usize) {
     let start = std::ptr::with_exposed_provenance_mut(start);
     // SAFETY: the caller has nothing there. What is not mapped is passed over.
     unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
+}
+
+/// Where the program and its libraries lie that nothing ever writes: code and
+/// constants (`dl_iterate_phdr(3)`), as start and length. [`discard`]ed, they
+/// are read from the page cache again when they are needed. What was relocated
+/// is not among them.
+#[must_use]
+pub fn code() -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    // SAFETY: the callback fits, and the pointer lives as long as the call.
+    unsafe { libc::dl_iterate_phdr(Some(add_parts), (&raw mut found).cast()) };
+    // The vdso is mapped by the kernel and cannot be discarded.
+    found
+}
+
+/// Adds the parts of one program or library to the vector behind `found`.
+///
+/// # Safety
+/// To be called by `dl_iterate_phdr` only, with the vector of [`code`].
+unsafe extern "C" fn add_parts(
+    info: *mut libc::dl_phdr_info,
+    _size: usize,
+    found: *mut libc::c_void,
+) -> libc::c_int {
+    // SAFETY: the pointer that `code` handed over.
+    let found: &mut Vec<(usize, usize)> = unsafe { &mut *found.cast() };
+    // SAFETY: the library hands us a valid structure.
+    let info = unsafe { &*info };
+    for at in 0..usize::from(info.dlpi_phnum) {
+        // SAFETY: there are so many headers.
+        let header = unsafe { info.dlpi_phdr.add(at) };
+        // SAFETY: likewise.
+        let header = unsafe { &*header };
+        if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
+            let from = info.dlpi_addr as usize + header.p_vaddr as usize;
+            let to = from + header.p_memsz as usize;
+            // Whole pages, as they were mapped.
+            let (from, to) = (from & !4095, to.next_multiple_of(4096));
+            found.push((from, to - from));
+        }
+    }
+    0
 }
 
 /// What `ps` shows as our command line. The kernel is told that the arguments

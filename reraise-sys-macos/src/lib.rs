@@ -17,10 +17,13 @@ mod ours;
 
 pub use libproc::{born, children, descendants, exit_status, processes, send};
 pub use ours::{
-    become_subreaper, boot_id, carries, close_from, disable_pidfd, pid_space, set_title,
+    become_subreaper, boot_id, carries, close_from, disable_pidfd, has_handles, pid_space,
+    set_title,
 };
 pub use reraise_sys_bsd::kqueue::Event;
-pub use reraise_sys_bsd::posix::{discard, fork_beside, map_memory, parent, peek_child};
+pub use reraise_sys_bsd::posix::{
+    code, discard, fork_beside, fork_lightly, map_memory, parent, peek_child,
+};
 pub use reraise_sys_bsd::tree::Process;
 
 /// Waits for signals, descriptors and the ends of foreign processes.

@@ -8,6 +8,11 @@ use reraise_sys_bsd::sysctl;
 /// There is nothing like it here; for the tests of Linux.
 pub fn disable_pidfd() {}
 
+/// Whether a process is held while it is signalled: nothing here does that.
+pub fn has_handles() -> bool {
+    false
+}
+
 /// Makes orphaned descendants our children. `false`: this system cannot.
 ///
 /// # Errors

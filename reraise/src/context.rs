@@ -49,7 +49,12 @@ const KEPT: &[Resource] = &[
 pub fn umask() -> u32 {
     let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     nix::sys::stat::umask(mask);
-    u32::from(mask.bits())
+    wide(mask.bits()) as u32
+}
+
+/// Some systems have a narrower type here, or a signed one.
+fn wide(number: impl TryInto<u64>) -> u64 {
+    number.try_into().unwrap_or(u64::MAX)
 }
 
 impl Context {
@@ -61,6 +66,7 @@ impl Context {
         let mut limits = Vec::new();
         for &resource in KEPT {
             let (soft, hard) = getrlimit(resource)?;
+            let (soft, hard) = (wide(soft), wide(hard));
             limits.push(Limit { resource: resource as i32, soft, hard });
         }
         let marker = |name: &OsStr| name == RUN_VARIABLE;
@@ -83,9 +89,10 @@ impl Context {
     /// The value of a variable.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<String> {
-        let value = self.environment.iter().find_map(|entry| {
-            entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
-        });
+        let value = self
+            .environment
+            .iter()
+            .find_map(|entry| entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
         value.map(|v| String::from_utf8_lossy(v).into_owned())
     }
 

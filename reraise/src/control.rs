@@ -101,7 +101,9 @@ impl Reader {
                 self.pending.extend_from_slice(&chunk[..n]);
                 Got::Open
             }
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+            {
                 Got::Open
             }
             // A peer that was killed with unread input resets.

@@ -86,8 +86,9 @@ impl LockFile {
     pub fn holder(&self, byte: i64) -> io::Result<Holder> {
         let mut asked = region(libc::F_WRLCK, byte);
         fcntl(&self.0, FcntlArg::F_GETLK(&mut asked))?;
-        Ok(match (i32::from(asked.l_type), asked.l_pid) {
-            (kind, _) if kind == i32::from(libc::F_UNLCK as i16) => Holder::Nobody,
+        let free = region(libc::F_UNLCK, byte).l_type;
+        Ok(match (asked.l_type, asked.l_pid) {
+            (kind, _) if kind == free => Holder::Nobody,
             (_, pid) if pid > 0 => Holder::Pid(pid),
             _ => Holder::Elsewhere,
         })

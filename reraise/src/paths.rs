@@ -72,9 +72,9 @@ impl Dirs {
                 "is empty",
                 format!("unset it, or give a directory: export {word}=\"$HOME/...\""),
             )),
-            Some(path) => std::path::absolute(path).map(Some).map_err(|e| {
-                Fault::system(word, "cannot be made absolute", &e)
-            }),
+            Some(path) => std::path::absolute(path)
+                .map(Some)
+                .map_err(|e| Fault::system(word, "cannot be made absolute", &e)),
         };
         let given_piddir = absolute("RERAISE_PIDDIR", &given.piddir)?;
         let given_logdir = absolute("RERAISE_LOGDIR", &given.logdir)?;
@@ -127,6 +127,18 @@ impl Dirs {
             }
         }
         self.state(owner).join("log")
+    }
+
+    /// The same for an owner of services whom another user's command has
+    /// become: where that user wants the logs may be closed to the owner.
+    #[must_use]
+    pub fn of_owner(mut self) -> Self {
+        use nix::unistd::{AccessFlags, access};
+        let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
+        let is_usable = |dir: &PathBuf| access(dir, wanted).is_ok();
+        let given = self.given_logdir.take().filter(is_usable);
+        self.given_logdir = Some(given.unwrap_or_else(|| self.state(self.uid).join("log")));
+        self
     }
 
     /// What was given for the logs, if anything was.
@@ -185,7 +197,6 @@ impl Files {
 /// What is wrong, and how to mend it.
 pub fn prepare_piddir(piddir: &Path, me: u32) -> Result<PathBuf, Fault> {
     make_dir(piddir, 0o755)?;
-    check_ancestors(piddir, &[me])?;
     let about = metadata(piddir)?;
     let shown = piddir.display().to_string();
     if about.uid() != me && !(about.uid() == 0 && about.mode() & 0o1000 != 0) {
@@ -199,6 +210,7 @@ pub fn prepare_piddir(piddir: &Path, me: u32) -> Result<PathBuf, Fault> {
             ),
         ));
     }
+    check_ancestors(piddir, &[me])?;
     let state = state_of(piddir, me);
     make_dir(&state, 0o700)?;
     let about = fs::symlink_metadata(&state)
@@ -238,8 +250,26 @@ fn metadata(path: &Path) -> Result<fs::Metadata, Fault> {
             "does not exist",
             format!("make it: mkdir -p {}", path.display()),
         ),
+        io::ErrorKind::PermissionDenied => closed(path),
         _ => Fault::system(path.display(), "cannot be read", &e),
     })
+}
+
+/// What to say about a path that we may not follow: which directory is closed.
+#[must_use]
+pub fn closed(path: &Path) -> Fault {
+    let me = nix::unistd::geteuid();
+    let way: Vec<&Path> = path.ancestors().skip(1).collect();
+    let is_closed = |step: &&&Path| {
+        let entered = fs::metadata(step.join("."));
+        entered.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+    };
+    let what = format!("cannot be reached by user {me}");
+    let advice = match way.iter().rev().find(is_closed) {
+        Some(step) => format!("let others pass through it: chmod o+x {}", step.display()),
+        None => format!("see its owner and mode with: ls -ld {}", path.display()),
+    };
+    Fault::new(ExitCode::Denied, path.display(), what, advice)
 }
 
 /// Makes a directory, and those above it, where it is missing.
@@ -247,7 +277,13 @@ fn metadata(path: &Path) -> Result<fs::Metadata, Fault> {
 /// # Errors
 /// What is wrong, and how to mend it.
 pub fn make_dir(path: &Path, mode: u32) -> Result<(), Fault> {
-    match DirBuilder::new().mode(mode).create(path) {
+    let create = || {
+        DirBuilder::new().mode(mode).create(path)?;
+        // Whatever the umask: who may look at a service's state does not depend
+        // on who was the first to start one.
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    };
+    match create() {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             // A symbolic link to a directory is one; whether it is a safe one
@@ -260,7 +296,7 @@ pub fn make_dir(path: &Path, mode: u32) -> Result<(), Fault> {
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound && path.parent().is_some() => {
             make_dir(path.parent().unwrap_or(path), mode)?;
-            DirBuilder::new().mode(mode).create(path).or_else(|e| match e.kind() {
+            create().or_else(|e| match e.kind() {
                 io::ErrorKind::AlreadyExists => Ok(()),
                 _ => Err(Fault::system(path.display(), "cannot be made", &e)),
             })
@@ -286,24 +322,30 @@ pub fn is_open_to_others(about: &fs::Metadata) -> bool {
 pub fn check_ancestors(path: &Path, trusted: &[u32]) -> Result<(), Fault> {
     let is_trusted = |uid: u32| uid == 0 || trusted.contains(&uid);
     let mut is_real = path.is_absolute() && !path.components().any(|c| c == Component::ParentDir);
+    let mut found = Vec::new();
     for step in path.ancestors() {
-        let Ok(about) = fs::symlink_metadata(step) else { continue };
+        let Ok(about) = fs::symlink_metadata(step) else {
+            is_real = false;
+            continue;
+        };
         is_real &= !about.is_symlink();
         if about.is_symlink() && !is_trusted(about.uid()) {
             let what = format!("is a symbolic link of user {}", about.uid());
             let advice = format!("remove it: rm {}", step.display());
             return Err(Fault::new(ExitCode::Denied, step.display(), what, advice));
         }
+        found.push((step.to_owned(), about));
     }
     // Asked for only where it differs: a worker does this before each run.
-    let real = if is_real {
-        path.to_owned()
-    } else {
-        fs::canonicalize(path)
-            .map_err(|e| Fault::system(path.display(), "cannot be reached", &e))?
-    };
-    for step in real.ancestors() {
-        let about = metadata(step)?;
+    if !is_real {
+        let real = fs::canonicalize(path)
+            .map_err(|e| Fault::system(path.display(), "cannot be reached", &e))?;
+        found.clear();
+        for step in real.ancestors() {
+            found.push((step.to_owned(), metadata(step)?));
+        }
+    }
+    for (step, about) in found {
         if !is_trusted(about.uid()) {
             let what = format!("belongs to user {}, who could change what is in it", about.uid());
             let advice = format!("see: ls -ld {}; use a directory of your own", step.display());

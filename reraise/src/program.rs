@@ -36,7 +36,11 @@ pub fn main() -> Code {
     let code = match run(&arguments) {
         Ok(code) => code,
         Err(fault) => {
-            let _ = writeln!(std::io::stderr(), "{}", format!("{fault}").replacen("reraise:", "auto-reraise:", 1));
+            let _ = writeln!(
+                std::io::stderr(),
+                "{}",
+                format!("{fault}").replacen("reraise:", "auto-reraise:", 1)
+            );
             fault.code
         }
     };
@@ -81,9 +85,8 @@ fn run(arguments: &[OsString]) -> Result<ExitCode, Fault> {
         return keeper::run(program, piddir).map(|()| ExitCode::Ok);
     }
     let Some(name) = name else { return Err(usage("NAME", "is missing")) };
-    let name = ServiceName::new(&name).map_err(|e| {
-        Fault::new(ExitCode::Usage, printable(&name), e, e.advice())
-    })?;
+    let name = ServiceName::new(&name)
+        .map_err(|e| Fault::new(ExitCode::Usage, printable(&name), e, e.advice()))?;
     foreground(&given, name)
 }
 
@@ -139,7 +142,9 @@ fn foreground(given: &Given, name: ServiceName) -> Result<ExitCode, Fault> {
             format!("failed to start: {exit}"),
             "its own output says why",
         )),
-        Some(Outcome::Unlaunchable(error)) => Err(crate::words::unlaunchable(&name, &loaded.entry, error)),
+        Some(Outcome::Unlaunchable(error)) => {
+            Err(crate::words::unlaunchable(&name, &loaded.entry, error))
+        }
         Some(Outcome::Survived) => Err(Fault::new(
             ExitCode::Failed,
             &name,

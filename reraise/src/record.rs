@@ -6,9 +6,9 @@
 //! record is taken apart with care and believed only where its owner, boot and
 //! process identities agree.
 
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::backend::ProcessId;
@@ -150,7 +150,8 @@ impl Record {
     pub fn read(path: &Path, owners: &[u32]) -> Result<Option<Self>, String> {
         let mut options = OpenOptions::new();
         // A FIFO that somebody planted must not hold us up.
-        let opened = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+        let opened =
+            options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         let file = match opened {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -184,6 +185,8 @@ impl Record {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o644);
         let mut file = options.custom_flags(libc::O_NOFOLLOW).open(scratch)?;
+        // Everybody may read it, whatever our umask.
+        file.set_permissions(Permissions::from_mode(0o644))?;
         file.write_all(self.to_line().as_bytes())?;
         std::fs::rename(scratch, path)
     }

@@ -52,7 +52,8 @@ impl Entry {
     /// Whether it could be executed, for `status`.
     #[must_use]
     pub fn is_executable(&self) -> bool {
-        fs::metadata(&self.program).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+        fs::metadata(&self.program)
+            .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
     }
 
     /// Refuses what must not or cannot be started as its owner.
@@ -62,9 +63,8 @@ impl Entry {
     pub fn check(&self, name: &ServiceName) -> Result<(), Fault> {
         let program = &self.program;
         let shown = program.display();
-        let unusable = |what: &str, advice: String| {
-            Err(Fault::new(ExitCode::Unusable, name, what, advice))
-        };
+        let unusable =
+            |what: &str, advice: String| Err(Fault::new(ExitCode::Unusable, name, what, advice));
         let about = match fs::metadata(program) {
             Ok(about) => about,
             Err(e) if e.kind() == io::ErrorKind::NotFound && self.directory.is_some() => {
@@ -100,9 +100,8 @@ impl Entry {
     }
 
     fn check_owners(&self, name: &ServiceName, target: &fs::Metadata) -> Result<(), Fault> {
-        let denied = |what: String, advice: String| {
-            Err(Fault::new(ExitCode::Denied, name, what, advice))
-        };
+        let denied =
+            |what: String, advice: String| Err(Fault::new(ExitCode::Denied, name, what, advice));
         let shown = self.program.display();
         if target.uid() != self.uid && target.uid() != 0 {
             return denied(
@@ -122,12 +121,15 @@ impl Entry {
         }
         // A script inside of $RERAISE_DIR is covered by that directory's check.
         if self.is_link || self.directory.is_some() {
-            paths::check_ancestors(&self.program, &[self.uid, target.uid(), directory_owner(&self.program)])
-                .map_err(|fault| Fault {
-                    object: name.to_string(),
-                    what: format!("{} {}", fault.object, fault.what),
-                    ..fault
-                })?;
+            paths::check_ancestors(
+                &self.program,
+                &[self.uid, target.uid(), directory_owner(&self.program)],
+            )
+            .map_err(|fault| Fault {
+                object: name.to_string(),
+                what: format!("{} {}", fault.object, fault.what),
+                ..fault
+            })?;
         }
         Ok(())
     }

@@ -94,9 +94,8 @@ impl Slot {
     }
 
     fn decode(bytes: &[u8; SIZE]) -> Option<Self> {
-        let number = |at: usize| {
-            bytes[at..at + 8].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b))
-        };
+        let number =
+            |at: usize| bytes[at..at + 8].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b));
         if bytes[..8] != MAGIC || number(SIZE - 8) != checksum(&bytes[..SIZE - 8]) {
             return None;
         }
@@ -196,9 +195,8 @@ pub fn leave_status(path: &Path, run: u64, status: i32) -> io::Result<()> {
 #[must_use]
 pub fn left_status(path: &Path, run: u64) -> Option<i32> {
     let bytes: [u8; 24] = fs::read(path).ok()?.try_into().ok()?;
-    let word = |at: usize| {
-        bytes[at..at + 8].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b))
-    };
+    let word =
+        |at: usize| bytes[at..at + 8].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b));
     let is_whole = word(16) == checksum(&bytes[..16]) && word(0) == run;
     is_whole.then(|| i32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]))
 }

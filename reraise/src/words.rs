@@ -15,7 +15,8 @@ pub fn unlaunchable(name: impl fmt::Display, entry: &Entry, error: LaunchError) 
     let io = std::io::Error::from_raw_os_error(error.errno);
     let program = &entry.program;
     let shown = program.display();
-    let unusable = |what: String, advice: String| Fault::new(ExitCode::Unusable, &name, what, advice);
+    let unusable =
+        |what: String, advice: String| Fault::new(ExitCode::Unusable, &name, what, advice);
     match (error.step, error.errno) {
         (Step::Fork, _) => Fault::system(&name, "cannot start a process", &io),
         (Step::Limits, _) => Fault::system(&name, "cannot set its limits", &io),
@@ -45,7 +46,9 @@ pub fn unlaunchable(name: impl fmt::Display, entry: &Entry, error: LaunchError) 
                 format!("its script or the interpreter {interpreter} may not be executed"),
                 format!("chmod +x {shown}, or see: ls -l {interpreter}"),
             ),
-            None => unusable("its script may not be executed".to_owned(), format!("chmod +x {shown}")),
+            None => {
+                unusable("its script may not be executed".to_owned(), format!("chmod +x {shown}"))
+            }
         },
         (Step::Exec, libc::ETXTBSY) => unusable(
             "its script is open for writing".to_owned(),
@@ -56,7 +59,8 @@ pub fn unlaunchable(name: impl fmt::Display, entry: &Entry, error: LaunchError) 
 }
 
 /// What stands behind `#!`, if anything.
-fn interpreter(program: &Path) -> Option<String> {
+#[must_use]
+pub fn interpreter(program: &Path) -> Option<String> {
     let mut head = [0; 256];
     let read = File::open(program).ok()?.read(&mut head).ok()?;
     let line = head[..read].strip_prefix(b"#!")?.split(|&b| b == b'\n').next()?;

@@ -37,6 +37,8 @@ pub struct Zones;
 const LONGEST: usize = 32 << 10;
 /// The unit of lengths, and the least alignment.
 const GRAIN: usize = 16;
+/// Parts of code that are remembered: three for the program and each library.
+const CODE: usize = 16;
 /// Above this alignment likewise.
 const MOST_ALIGNED: usize = 64;
 
@@ -46,7 +48,8 @@ const MOST_ALIGNED: usize = 64;
 struct State {
     is_own: bool,
     has_own: bool,
-    is_used: bool,
+    /// Code and constants, see [`native::code`].
+    code: [(usize, usize); CODE],
     own: Own,
     common: Common,
 }
@@ -59,7 +62,7 @@ unsafe impl Sync for Single {}
 static STATE: Single = Single(UnsafeCell::new(State {
     is_own: false,
     has_own: false,
-    is_used: false,
+    code: [(0, 0); CODE],
     own: Own::new(),
     common: Common::new(),
 }));
@@ -73,6 +76,9 @@ fn with<T>(act: impl FnOnce(&mut State) -> T) -> T {
 
 /// From now on allocations are the keeper's own.
 pub fn keep_own() {
+    // Asked for here: the answer takes locks, which lie on further pages.
+    let code = native::code();
+    with(|state| state.code.iter_mut().zip(code).for_each(|(slot, part)| *slot = part));
     with(|state| (state.is_own, state.has_own) = (true, true));
 }
 
@@ -85,15 +91,20 @@ pub fn in_common<T>(act: impl FnOnce() -> T) -> T {
 }
 
 /// Gives the memory back that holds nothing: free pages of the common zone, and
-/// the stack below the caller.
-pub fn rest() {
-    with(|state| {
-        if state.is_used {
-            state.common.discard_free_pages();
-        }
-    });
-    if with(|state| state.is_used) {
-        discard_stack();
+/// the stack below the caller. For a long rest also the code, which `ps` counts
+/// for each worker though they share it.
+pub fn rest(is_long: bool) {
+    // Without a keeper there is nothing to share, and nothing to gain.
+    if !with(|state| state.has_own) {
+        return;
+    }
+    with(|state| state.common.discard_free_pages());
+    discard_stack();
+    if is_long {
+        let code = with(|state| state.code);
+        code.iter()
+            .filter(|part| part.1 > 0)
+            .for_each(|&(start, length)| native::discard(start, length));
     }
 }
 
@@ -119,10 +130,16 @@ fn is_ours(layout: Layout) -> bool {
 unsafe impl GlobalAlloc for Zones {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_ours(layout) {
-            let block = with(|state| {
-                state.is_used = true;
-                if state.is_own { state.own.take(layout) } else { state.common.take(layout) }
-            });
+            let block =
+                with(
+                    |state| {
+                        if state.is_own {
+                            state.own.take(layout)
+                        } else {
+                            state.common.take(layout)
+                        }
+                    },
+                );
             if let Some(block) = block {
                 return block;
             }
@@ -161,7 +178,9 @@ mod tests {
                 let (block, layout, mark) = held.swap_remove(next(held.len()));
                 for at in 0..layout.size() {
                     // SAFETY: it is held, and that long.
-                    assert_eq!(unsafe { block.add(at).read() }, mark);
+                    let byte = unsafe { block.add(at) };
+                    // SAFETY: likewise.
+                    assert_eq!(unsafe { byte.read() }, mark);
                 }
                 // SAFETY: it came from `alloc` with this layout.
                 unsafe { Zones.dealloc(block, layout) };

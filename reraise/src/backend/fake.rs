@@ -202,7 +202,7 @@ impl ProcessBackend for Fake {
     }
 
     fn keeps_orphans(&self) -> bool {
-        true
+        self.world().keeps_orphans
     }
 
     fn listen(&mut self, _: BorrowedFd<'_>) -> io::Result<()> {

@@ -8,6 +8,7 @@
 
 pub mod fake;
 pub mod native;
+pub mod place;
 mod spawn;
 mod tree;
 

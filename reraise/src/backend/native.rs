@@ -20,7 +20,8 @@ use nix::unistd::{geteuid, getpid, getsid};
 use super::spawn;
 use super::tree::{self, Relation};
 use super::{
-    Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Scope, Tree, run_entry,
+    Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Scope, Tree,
+    run_entry,
 };
 
 cfg_if::cfg_if! {
@@ -47,8 +48,8 @@ cfg_if::cfg_if! {
 pub use super::spawn::{exec_beside, exit_now, fork_plainly, keep_only, set_groups};
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
-    carries, children, close_from, disable_pidfd, discard, fork_beside, map_memory, parent, peek_child, pid_space, processes,
-    send, set_title,
+    carries, children, close_from, code, disable_pidfd, discard, fork_beside, fork_lightly,
+    has_handles, map_memory, parent, peek_child, pid_space, processes, send, set_title,
 };
 
 /// What the system crates must export. One that drifts fails here, on its line.
@@ -67,11 +68,13 @@ mod contract {
     const _: bool = sys::KEEPS_ORPHANS;
     const _: fn(i32) = sys::close_from;
     const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_beside;
+    const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_lightly;
     const _: fn() -> i32 = sys::parent;
     const _: fn() -> Result<Option<(i32, i32)>> = sys::peek_child;
     const _: fn(&CStr) = sys::set_title;
     const _: fn(usize, bool) -> Result<*mut u8> = sys::map_memory;
     const _: fn(usize, usize) = sys::discard;
+    const _: fn() -> Vec<(usize, usize)> = sys::code;
     const _: fn() -> Result<u64> = sys::boot_id;
     const _: fn() -> Result<u64> = sys::pid_space;
     const _: fn() -> Result<Vec<sys::Process>> = sys::processes;
@@ -79,6 +82,7 @@ mod contract {
     const _: fn(i32) -> Result<Vec<i32>> = sys::children;
     const _: fn(i32, &[u8]) -> bool = sys::carries;
     const _: fn() = sys::disable_pidfd;
+    const _: fn() -> bool = sys::has_handles;
     const _: fn(&[Signal]) -> Result<sys::EventQueue> = sys::EventQueue::new;
     const _: fn(&mut sys::EventQueue, i32, u64) -> Result<bool> = sys::EventQueue::watch_process;
     const _: fn(&mut sys::EventQueue, i32) = sys::EventQueue::forget_process;
@@ -439,7 +443,8 @@ impl ProcessBackend for Native {
             if let Some(event) = self.pending.pop_front() {
                 return Ok(event);
             }
-            crate::zone::rest();
+            let is_steady = self.children.iter().all(|c| matches!(c.stage, Stage::Launched));
+            crate::zone::rest(is_steady && deadline.is_none());
             let left = deadline.map(|d| d.saturating_sub(self.now()));
             match self.queue.next(left)? {
                 Some(event) => self.translate(event)?,

@@ -4,8 +4,9 @@
 //!    inherited, so that it keeps no descriptor of ours alive.
 //! 2. It waits at the gate, a socket. End of file there means that we are gone
 //!    or never meant it, and the child ends.
-//! 3. Let through, it gives up our signal set-up, takes on the service's
-//!    directory, output and limits, and calls `execve(2)`.
+//!    Before it waits it has given up our signal set-up.
+//! 3. Let through, it takes on the service's directory, output and limits, and
+//!    calls `execve(2)`.
 //! 4. The same socket tells how that went: step and errno, or end of file,
 //!    because `execve` closes it.
 //!
@@ -25,8 +26,8 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, write};
 use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, read, setsid};
+use nix::unistd::{Gid, write};
 
 use super::{Launch, LaunchError, Limit, Step};
 
@@ -82,17 +83,15 @@ pub fn exec_beside(program: &Path, words: &[&OsStr]) -> io::Result<i32> {
     exit(CANNOT_RUN)
 }
 
-/// `fork(2)` for a child that goes on as ours: its pid, or `None` in the child.
+/// A fork for a child that goes on as we do: its pid, or `None` in the child.
 ///
 /// # Errors
 /// As `fork(2)`.
 pub fn fork_plainly() -> io::Result<Option<i32>> {
     // SAFETY: keeper and workers have a single thread, so that the child may do
     // whatever its parent could.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(Some(child.as_raw())),
-        ForkResult::Child => Ok(None),
-    }
+    let child = unsafe { super::native::fork_lightly() }?;
+    Ok(child.map(nix::unistd::Pid::as_raw))
 }
 
 /// In a child of [`fork_plainly`]: closes everything inherited but 0, 1, 2 and
@@ -206,6 +205,8 @@ impl<'a> Plan<'a> {
         let _ = setsid();
         let channel = settle(channel);
         super::native::close_from(CHANNEL + 1);
+        // What cannot fail is done while our parent still writes the run down.
+        self.give_up_signals();
         if !is_let_through(&channel) {
             exit(0);
         }
@@ -219,7 +220,7 @@ impl<'a> Plan<'a> {
         exit(CANNOT_RUN)
     }
 
-    fn become_program(&self) -> Result<std::convert::Infallible, (Step, Errno)> {
+    fn give_up_signals(&self) {
         for signal in SIGNAL_NUMBERS {
             set_default(signal);
         }
@@ -228,6 +229,9 @@ impl<'a> Plan<'a> {
         if let Some(mode) = self.umask {
             umask(mode);
         }
+    }
+
+    fn become_program(&self) -> Result<std::convert::Infallible, (Step, Errno)> {
         chdir(self.directory.as_c_str()).map_err(|e| (Step::Directory, e))?;
         if let Some(output) = &self.output {
             redirect(output).map_err(|e| (Step::Output, e))?;

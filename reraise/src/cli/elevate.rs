@@ -2,18 +2,33 @@
 //! or, for root, by giving up root's privileges.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::unistd::{Gid, Uid};
 
-use reraise::backend::{Elevation, Owner};
+use reraise::backend::{Elevation, Owner, native};
 use reraise::error::{ExitCode, Fault};
 use reraise::name::ServiceName;
 
 use super::Setting;
 use super::users::{Users, account};
+
+/// What `--as-owner` adds to the exit code, so that an end of `sudo` itself,
+/// which has no code of its own, is told from one of ours.
+pub(crate) const RAN: u8 = 100;
+
+/// One command for the services of one user.
+struct Order<'a> {
+    owner: Owner,
+    /// The owner's name, or its number.
+    user: String,
+    /// This program.
+    us: PathBuf,
+    names: &'a [ServiceName],
+}
 
 /// Runs `reraise WORDS NAME…` as the owner. Its output is ours.
 pub(crate) fn run(
@@ -22,108 +37,188 @@ pub(crate) fn run(
     words: &[OsString],
     names: &[ServiceName],
 ) -> Result<ExitCode, Fault> {
-    let user = Users::default().user(owner.uid);
-    let us = std::env::current_exe()
-        .map_err(|e| Fault::system("reraise", "cannot find itself", &e))?;
+    let us =
+        std::env::current_exe().map_err(|e| Fault::system("reraise", "cannot find itself", &e))?;
+    let order = Order { owner, user: Users::default().user(owner.uid), us, names };
     let interactive = io::stdin().is_terminal();
-    let mut command = match elevation(owner, interactive) {
-        Elevation::None => Command::new(&us),
+    let (mut command, by_sudo) = match native::elevation(owner, interactive) {
+        Elevation::None => (Command::new(&order.us), false),
         Elevation::Sudo(prefix) => {
             let mut command = Command::new(&prefix[0]);
-            command.args(&prefix[1..]).arg(&us);
-            command
+            command.args(&prefix[1..]).arg(&order.us);
+            (command, true)
         }
-        Elevation::Drop(owner) => dropped(&us, owner)?,
+        Elevation::Drop(_) => (order.dropped()?, false),
     };
-    command.args(options(setting, owner.uid)).args(words).arg("--");
+    command.arg("--as-owner").args(options(setting, owner.uid)).args(words).arg("--");
     command.args(names.iter().map(ServiceName::as_str));
-    // The words of sudo itself are worth nothing without what would mend it.
-    let is_sudo = command.get_program() == "sudo";
-    if is_sudo && !interactive {
+    // The words of sudo are part of ours, unless it asks for a password.
+    if by_sudo && !interactive {
         command.stderr(Stdio::piped());
     }
-    let child = command.spawn().map_err(|e| no_sudo(&user, &us, &e))?;
+    let child = command.spawn().map_err(|e| order.not_spawned(by_sudo, &e))?;
     let output = child
         .wait_with_output()
-        .map_err(|e| Fault::system(&user, "cannot wait for what runs as it", &e))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if is_sudo && output.status.code() == Some(1) && said.trim_start().starts_with("sudo:") {
-        return Err(no_rule(&user, &us, said.trim()));
-    }
-    if !said.is_empty() {
-        use std::io::Write;
+        .map_err(|e| Fault::system(&order.user, "cannot wait for what runs as it", &e))?;
+    let code = output.status.code();
+    if let Some(code) = code.and_then(|code| code.checked_sub(i32::from(RAN))).filter(|c| *c >= 0) {
         let _ = io::stderr().write_all(&output.stderr);
+        return Ok(ExitCode::from_number(code));
     }
-    Ok(output.status.code().map_or(ExitCode::Failed, ExitCode::from_number))
-}
-
-fn elevation(owner: Owner, interactive: bool) -> Elevation {
-    use reraise::backend::native::elevation;
-    elevation(owner, interactive)
+    if by_sudo {
+        return Err(order.not_run(String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let what = format!("what runs as {} was ended: {}", order.user, output.status);
+    Err(order.fault(ExitCode::Failed, &what, "try again"))
 }
 
 /// The directories, since neither sudo nor we pass the environment on.
 fn options(setting: &Setting, owner: u32) -> Vec<OsString> {
     let mut options: Vec<OsString> = vec!["--dir".into(), setting.dirs.dir.clone().into()];
     options.extend(["--piddir".into(), setting.dirs.piddir(owner).into()]);
-    options.extend(["--logdir".into(), setting.dirs.logdir(owner).into()]);
+    if let Some(given) = setting.dirs.given_logdir() {
+        options.extend(["--logdir".into(), given.into()]);
+    }
     options
 }
 
-fn dropped(us: &std::path::Path, owner: Owner) -> Result<Command, Fault> {
-    let account = account(owner.uid).ok_or_else(|| {
-        let what = "has no account here, so its groups are not known";
-        Fault::new(ExitCode::Denied, format!("user {}", owner.uid), what, "give the script to a user: chown USER SCRIPT")
-    })?;
-    let mut command = Command::new(us);
-    // As sudo does: a clean environment, with what a login would set.
-    command.env_clear();
-    for name in ["PATH", "TERM", "LANG", "LC_ALL", "NO_COLOR"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
+impl Order<'_> {
+    /// A fault of all its services.
+    fn fault(&self, code: ExitCode, what: &str, advice: impl std::fmt::Display) -> Fault {
+        let first = self.names.first().map_or("", ServiceName::as_str);
+        let object = match self.names.len() {
+            0 | 1 => first.to_owned(),
+            n => format!("{first} and {} more", n - 1),
+        };
+        Fault::new(code, object, what, advice)
+    }
+
+    fn dropped(&self) -> Result<Command, Fault> {
+        let account = account(self.owner.uid).ok_or_else(|| self.nobody())?;
+        let mut command = Command::new(&self.us);
+        // As sudo does: a clean environment, with what a login would set.
+        command.env_clear();
+        for name in ["PATH", "TERM", "LANG", "LC_ALL", "NO_COLOR"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.env("HOME", &account.home).env("SHELL", &account.shell);
+        command.env("USER", &account.name).env("LOGNAME", &account.name);
+        let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
+        let gid = Gid::from_raw(account.gid);
+        let uid = Uid::from_raw(self.owner.uid);
+        let become_owner = move || {
+            native::set_groups(&groups)?;
+            nix::unistd::setgid(gid)?;
+            nix::unistd::setuid(uid)?;
+            // It worked only if there is no way back.
+            let is_gone = nix::unistd::setuid(Uid::from_raw(0)).is_err()
+                && nix::unistd::getuid() == uid
+                && nix::unistd::geteuid() == uid
+                && nix::unistd::getgid() == gid
+                && nix::unistd::getegid() == gid;
+            if is_gone { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+        };
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { command.pre_exec(become_owner) };
+        Ok(command)
+    }
+
+    /// Nothing was started at all.
+    fn not_spawned(&self, by_sudo: bool, error: &io::Error) -> Fault {
+        match error.raw_os_error() {
+            Some(libc::ENOENT) if by_sudo => {
+                let what = format!("belongs to {}, and sudo is not installed", self.user);
+                let advice = format!("install sudo and add this line with visudo: {}", self.rule());
+                self.fault(ExitCode::Denied, &what, advice)
+            }
+            Some(libc::EACCES) if !by_sudo => self.out_of_reach(),
+            _ => {
+                let fault = Fault::system("", "cannot be run as its owner", error);
+                self.fault(fault.code, &fault.what, fault.advice)
+            }
         }
     }
-    command.env("HOME", &account.home).env("USER", &account.name).env("LOGNAME", &account.name);
-    let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
-    let gid = Gid::from_raw(account.groups.first().copied().unwrap_or(owner.gid));
-    let uid = Uid::from_raw(owner.uid);
-    let become_owner = move || {
-        reraise::backend::native::set_groups(&groups)?;
-        nix::unistd::setgid(gid)?;
-        nix::unistd::setuid(uid)?;
-        // It worked only if there is no way back.
-        let is_gone = nix::unistd::setuid(Uid::from_raw(0)).is_err()
-            && nix::unistd::getuid() == uid
-            && nix::unistd::geteuid() == uid
-            && nix::unistd::getegid() == gid;
-        if is_gone { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
-    };
-    // SAFETY: between fork and exec only system calls are made.
-    unsafe { command.pre_exec(become_owner) };
-    Ok(command)
-}
 
-fn no_sudo(user: &str, us: &std::path::Path, error: &io::Error) -> Fault {
-    if error.kind() == io::ErrorKind::NotFound {
-        let what = "its services need sudo, which is not installed";
-        let advice = format!("install sudo and add this line with visudo: {}", rule(user, us));
-        return Fault::new(ExitCode::Denied, user, what, advice);
+    /// sudo has not run us. Why cannot be had from its words, which depend on
+    /// the locale; it can be asked.
+    fn not_run(&self, said: &str) -> Fault {
+        let me = Users::default().user(nix::unistd::geteuid().as_raw());
+        if account(self.owner.uid).is_none() {
+            return self.nobody();
+        }
+        let mut ask = Command::new("sudo");
+        ask.args(["-n", "-l", "-u", &format!("#{}", self.owner.uid), "--"]).arg(&self.us);
+        ask.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if ask.status().is_ok_and(|status| status.success()) {
+            return self.out_of_reach();
+        }
+        let said = said.lines().next().map(|line| format!(" ({line})")).unwrap_or_default();
+        let what = format!("belongs to {}, and sudo does not let {me} act as it{said}", self.user);
+        let advice = format!("add this line with visudo: {}", self.rule());
+        self.fault(ExitCode::Denied, &what, advice)
     }
-    Fault::system(user, "cannot run anything as it", error)
+
+    fn nobody(&self) -> Fault {
+        let what = format!("belongs to user {}, who has no account here", self.owner.uid);
+        self.fault(ExitCode::Denied, &what, "give the script to a user: chown USER SCRIPT")
+    }
+
+    fn out_of_reach(&self) -> Fault {
+        let what = format!("belongs to {}, who cannot execute {}", self.user, self.us.display());
+        let advice = "install both programs for all users, as root: \
+                      cargo install --root /usr/local reraise";
+        self.fault(ExitCode::Denied, &what, advice)
+    }
+
+    fn rule(&self) -> String {
+        rule(&self.user, &self.us)
+    }
 }
 
-fn no_rule(user: &str, us: &std::path::Path, said: &str) -> Fault {
-    let said = said.lines().next().unwrap_or_default().to_owned();
-    let what = format!("nothing can be run as it ({said})");
-    let advice = format!(
-        "add this line with visudo: {}   # it lets you do whatever {user} can",
-        rule(user, us)
-    );
-    Fault::new(ExitCode::Denied, user, what, advice)
-}
-
-/// The line of sudoers that would do.
-pub(crate) fn rule(user: &str, us: &std::path::Path) -> String {
+/// The line of sudoers that would let us run `us` as `user`.
+pub(crate) fn rule(user: &str, us: &Path) -> String {
     let me = Users::default().user(nix::unistd::geteuid().as_raw());
-    format!("{me} ALL=({user}) NOPASSWD: {}", us.display())
+    format!(
+        "{} ALL=({}) NOPASSWD: {}   # it lets {me} do whatever {user} can",
+        in_sudoers(&me),
+        in_sudoers(user),
+        escaped(us)
+    )
+}
+
+/// A user as sudoers(5) wants it: a number after `#`.
+fn in_sudoers(user: &str) -> String {
+    let is_number = user.bytes().all(|b| b.is_ascii_digit());
+    if is_number { format!("#{user}") } else { user.to_owned() }
+}
+
+/// A path as sudoers(5) wants it: patterns and separators after a backslash.
+fn escaped(path: &Path) -> String {
+    let path = path.display().to_string();
+    let special = |c: char| matches!(c, ',' | ':' | '=' | '\\' | ' ' | '*' | '?' | '[' | ']' | '!');
+    path.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_can_be_pasted() {
+        let order = |user: &str, us: &str| Order {
+            owner: Owner { uid: 70_001, gid: 70_001 },
+            user: user.to_owned(),
+            us: us.into(),
+            names: &[],
+        };
+        let rule = order("app", "/usr/local/bin/reraise").rule();
+        assert!(
+            rule.contains(" ALL=(app) NOPASSWD: /usr/local/bin/reraise   # it lets "),
+            "{rule}"
+        );
+        let rule = order("70001", "/opt/a b=c/reraise").rule();
+        assert!(rule.contains(r" ALL=(#70001) NOPASSWD: /opt/a\ b\=c/reraise   # "), "{rule}");
+    }
 }

@@ -42,6 +42,10 @@ struct Arguments {
     #[arg(long, value_name = "DIR", env = "RERAISE_LOGDIR", hide_env_values = true, global = true)]
     logdir: Option<OsString>,
 
+    /// Another user's `reraise` has started us as the owner of services
+    #[arg(long, hide = true, global = true)]
+    as_owner: bool,
+
     #[command(subcommand)]
     command: Command,
 }
@@ -128,11 +132,14 @@ enum Command {
 /// Everything that a command needs to know.
 pub(crate) struct Setting {
     pub(crate) dirs: Dirs,
+    /// Started by another user's `reraise`, see [`elevate`].
+    pub(crate) as_owner: bool,
 }
 
 /// Runs `reraise`.
-pub(crate) fn main() -> ExitCode {
-    let code = match run() {
+pub(crate) fn main() -> u8 {
+    let mut offset = 0;
+    let code = match run(&mut offset) {
         Ok(code) => code,
         Err(fault) => {
             console::fault(&fault);
@@ -141,10 +148,10 @@ pub(crate) fn main() -> ExitCode {
     };
     // Output that nobody can read any more is no failure of the command.
     console::flush();
-    code
+    offset + code as u8
 }
 
-fn run() -> Result<ExitCode, Fault> {
+fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
     let command = Arguments::command().after_help(usage::exit_codes());
     let arguments = match command.try_get_matches().and_then(|m| Arguments::from_arg_matches(&m)) {
         Ok(arguments) => arguments,
@@ -154,12 +161,16 @@ fn run() -> Result<ExitCode, Fault> {
             return Ok(if e.use_stderr() { ExitCode::Usage } else { ExitCode::Ok });
         }
     };
-    let given =
-        Given { dir: arguments.dir, piddir: arguments.piddir, logdir: arguments.logdir };
+    let given = Given { dir: arguments.dir, piddir: arguments.piddir, logdir: arguments.logdir };
+    let as_owner = arguments.as_owner;
+    if as_owner {
+        *offset = elevate::RAN;
+    }
     let me = nix::unistd::geteuid().as_raw();
     let setting = |given: Given| {
         let dirs = Dirs::resolve(&given, std::env::var_os("HOME"), me)?;
-        Ok::<_, Fault>(Setting { dirs })
+        let dirs = if as_owner { dirs.of_owner() } else { dirs };
+        Ok::<_, Fault>(Setting { dirs, as_owner })
     };
     match arguments.command {
         Command::List { patterns, json } => list::run(&setting(given)?, &patterns, json),

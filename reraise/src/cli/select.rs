@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use glob::{MatchOptions, Pattern};
 
 use reraise::error::{ExitCode, Fault};
 use reraise::name::{ServiceName, printable};
+use reraise::paths;
 use reraise::service::Entry;
 use reraise::supervise::launch::no_service;
 
@@ -28,7 +30,7 @@ pub(crate) struct Selection {
 /// Selects by names and patterns; no pattern at all selects everything.
 pub(crate) fn select(setting: &Setting, patterns: &[OsString]) -> Result<Selection, Fault> {
     let dir = &setting.dirs.dir;
-    let known = all(setting, patterns.is_empty() || patterns.iter().any(|p| is_pattern(p)))?;
+    let known = all(setting, patterns.is_empty() || patterns.iter().any(is_pattern))?;
     let mut found =
         Selection { services: BTreeMap::new(), named: BTreeSet::new(), faults: Vec::new() };
     let entry = |name: &ServiceName| Entry::find(dir, name).unwrap_or(None);
@@ -58,7 +60,11 @@ fn is_pattern(word: &OsString) -> bool {
     word.to_str().is_some_and(|w| w.contains(['*', '?', '[']))
 }
 
-fn one(setting: &Setting, word: &OsString, known: &BTreeSet<ServiceName>) -> Result<Vec<ServiceName>, Fault> {
+fn one(
+    setting: &Setting,
+    word: &OsString,
+    known: &BTreeSet<ServiceName>,
+) -> Result<Vec<ServiceName>, Fault> {
     let dir = &setting.dirs.dir;
     let name = ServiceName::new(word);
     if let Ok(name) = &name
@@ -76,10 +82,20 @@ fn one(setting: &Setting, word: &OsString, known: &BTreeSet<ServiceName>) -> Res
 }
 
 fn is_there(setting: &Setting, name: &ServiceName) -> Result<bool, Fault> {
-    let entry = Entry::find(&setting.dirs.dir, name)
-        .map_err(|e| Fault::system(name, "cannot look at its script", &e))?;
-    let record = setting.dirs.piddir(setting.dirs.uid()).join(name.as_str());
-    Ok(entry.is_some() || fs::symlink_metadata(record).is_ok_and(|m| m.is_file()))
+    let dir = &setting.dirs.dir;
+    let entry = Entry::find(dir, name).map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => paths::closed(&dir.join(name.as_str())),
+        _ => Fault::system(name, "cannot look at its script", &e),
+    })?;
+    Ok(entry.is_some() || has_record(setting, name))
+}
+
+/// Whether there is a record of ours; in a shared directory of records there
+/// may be those of others.
+fn has_record(setting: &Setting, name: &ServiceName) -> bool {
+    let me = setting.dirs.uid();
+    let path = setting.dirs.piddir(me).join(name.as_str());
+    fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.uid() == me)
 }
 
 fn matching(
@@ -126,6 +142,8 @@ fn all(setting: &Setting, wanted: bool) -> Result<BTreeSet<ServiceName>, Fault> 
     // A record without a script is a service whose script was deleted.
     let records = fs::read_dir(setting.dirs.piddir(setting.dirs.uid())).into_iter().flatten();
     let files = records.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_file()));
-    names.extend(files.flat_map(|e| ServiceName::new(&e.file_name())));
+    let left = files.flat_map(|e| ServiceName::new(&e.file_name()));
+    let left: Vec<_> = left.filter(|n| !names.contains(n) && has_record(setting, n)).collect();
+    names.extend(left);
     Ok(names)
 }

@@ -36,6 +36,8 @@ pub(crate) enum State {
     Done,
     Error,
     SeemsNotRunning,
+    /// Another user's, and not to be seen.
+    Unknown,
 }
 
 impl State {
@@ -50,6 +52,7 @@ impl State {
             Self::Done => "done",
             Self::Error => "ERROR",
             Self::SeemsNotRunning => "seems-not-running",
+            Self::Unknown => "unknown",
         }
     }
 
@@ -57,7 +60,7 @@ impl State {
         match self {
             Self::Running => 32,
             Self::Starting | Self::Stopping | Self::Stop => 33,
-            Self::NotExecutable | Self::Error | Self::SeemsNotRunning => 31,
+            Self::NotExecutable | Self::Error | Self::SeemsNotRunning | Self::Unknown => 31,
             Self::NotRunning | Self::Done => 2,
         }
     }
@@ -72,6 +75,7 @@ impl State {
             | Self::Done
             | Self::Error
             | Self::SeemsNotRunning => ExitCode::NotRunning,
+            Self::Unknown => ExitCode::NoService,
         }
     }
 }
@@ -102,6 +106,9 @@ pub(crate) fn look(setting: &Setting, name: &ServiceName, entry: Option<&Entry>)
             break;
         }
         seen = interpret(Record::read(&path, &[owner]), entry);
+    }
+    if seen.trouble.is_some() && owner != setting.dirs.uid() {
+        seen.state = State::Unknown;
     }
     seen
 }
@@ -139,9 +146,11 @@ fn interpret(read: Result<Option<Record>, String>, entry: Option<&Entry>) -> See
             };
             (state, !worker, false)
         }
-        Phase::Start | Phase::Run if legacy::find(&record).is_ok_and(|l| l.is_some()) => {
-            (if record.phase == Phase::Start { State::Starting } else { State::Running }, false, true)
-        }
+        Phase::Start | Phase::Run if legacy::find(&record).is_ok_and(|l| l.is_some()) => (
+            if record.phase == Phase::Start { State::Starting } else { State::Running },
+            false,
+            true,
+        ),
         // Its worker is just about to write what has happened.
         Phase::Start | Phase::Run if worker => (State::Stop, false, false),
         Phase::Start | Phase::Run | Phase::Stop => (State::SeemsNotRunning, false, false),
@@ -197,10 +206,16 @@ pub(crate) fn run(
     } else {
         print(&rows, &usage);
     }
-    for (name, _, seen) in &rows {
+    for (name, entry, seen) in &rows {
         if let Some(trouble) = &seen.trouble {
-            let advice = format!("look at it, then: reraise clean {name}");
-            console::fault(&Fault::new(ExitCode::NotRunning, name, trouble, advice));
+            let advice = match (seen.state, entry) {
+                (State::Unknown, Some(entry)) => {
+                    let place = setting.dirs.piddir(entry.uid);
+                    format!("see: ls -ld {0} {0}/{name}", place.display())
+                }
+                _ => format!("look at it, then: reraise clean {name}"),
+            };
+            console::fault(&Fault::new(seen.state.code(), name, trouble, advice));
         }
     }
     found.faults.iter().for_each(console::fault);
@@ -252,7 +267,7 @@ fn details(seen: &Seen, usage: Option<&long::Usage>) -> String {
         State::SeemsNotRunning => {
             parts.push(format!("pid={}, ppid={}", n(record.pid), n(record.worker)));
         }
-        State::NotRunning | State::NotExecutable => return String::new(),
+        State::NotRunning | State::NotExecutable | State::Unknown => return String::new(),
     }
     parts.push(format!("elapsed={elapsed}"));
     if let Some(more) = record.more.filter(|m| m.raised > 0) {
@@ -295,7 +310,7 @@ fn as_json(
         "watched": record.map(|_| !seen.is_unwatched),
     });
     if let Some(usage) = usage {
-        value["tree"] = usage.as_ref().map_or(Value::Null, long::Usage::to_json);
+        value["tree"] = usage.map_or(Value::Null, long::Usage::to_json);
     }
     value
 }
@@ -324,7 +339,8 @@ mod tests {
         let me = std::process::id();
         let born = native::born(me.cast_signed()).unwrap().unwrap();
         let with = |born: u64, boot: u64, space: u64| {
-            let rest = format!("v=1 born={born:x} wborn=1 boot={boot:x} ns={space:x} mono=0 raised=0");
+            let rest =
+                format!("v=1 born={born:x} wborn=1 boot={boot:x} ns={space:x} mono=0 raised=0");
             interpret(line(&format!("RUN - {me} 2 0 {rest}\n")), None)
         };
         assert_eq!(with(born, boot, space).state, State::Running);

@@ -44,7 +44,8 @@ fn asked(database: &str, id: u32) -> Option<String> {
         return name_in(line.trim_end(), id);
     }
     // macOS has no getent; its `id` takes a number, and for users only.
-    let name = output(Command::new("id").args(["-un", &number])).filter(|_| database == "passwd")?;
+    let name =
+        output(Command::new("id").args(["-un", &number])).filter(|_| database == "passwd")?;
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
@@ -57,6 +58,9 @@ fn output(command: &mut Command) -> Option<String> {
 pub(crate) struct Account {
     pub(crate) name: String,
     pub(crate) home: String,
+    pub(crate) shell: String,
+    /// The group of a login.
+    pub(crate) gid: u32,
     /// All groups of the user.
     pub(crate) groups: Vec<u32>,
 }
@@ -65,13 +69,16 @@ pub(crate) struct Account {
 pub(crate) fn account(uid: u32) -> Option<Account> {
     let local = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let line = local.lines().find(|line| name_in(line, uid).is_some()).map(str::to_owned);
-    let line = line.or_else(|| output(Command::new("getent").args(["passwd", &uid.to_string()])))?;
-    let mut fields = line.trim_end().split(':');
-    let name = fields.next()?.to_owned();
-    let home = fields.nth(4)?.to_owned();
+    let line =
+        line.or_else(|| output(Command::new("getent").args(["passwd", &uid.to_string()])))?;
+    // passwd(5): name, password, user, group, comment, home, shell.
+    let fields: Vec<&str> = line.trim_end().split(':').collect();
+    let &[name, _, _, gid, _, home, shell] = fields.as_slice() else { return None };
+    let (name, home, shell) = (name.to_owned(), home.to_owned(), shell.to_owned());
+    let gid = gid.parse().ok()?;
     let groups = output(Command::new("id").args(["-G", &name]))?;
     let groups = groups.split_ascii_whitespace().flat_map(str::parse).collect();
-    Some(Account { name, home, groups })
+    Some(Account { name, home, shell, gid, groups })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ pub mod registry;
 mod scan;
 mod worker;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -40,6 +40,12 @@ use registry::{Client, Effect, End, Registry};
 /// What a keeper says on standard output once it can be connected to.
 pub const READY: &str = "ready\n";
 
+/// How long a peer that is behind is left alone, at first and at most.
+const FIRST_NAP: Duration = Duration::from_millis(2);
+const LAST_NAP: Duration = Duration::from_secs(1);
+/// Bytes that are kept for a peer.
+const OUTBOX_MAX: usize = 4 << 20;
+
 /// How long a new keeper waits for its first caller.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -60,6 +66,8 @@ struct Connection {
     peer: Peer,
     /// The requests of the command line share one context.
     context: Vec<u8>,
+    /// What it has not taken yet.
+    outbox: Vec<u8>,
 }
 
 struct Keeper {
@@ -84,6 +92,10 @@ struct Keeper {
     /// Orphans that have been assigned.
     strays: BTreeMap<i32, u64>,
     me: u32,
+    /// Connections that are behind with reading, and when to try again: there
+    /// is nothing to wait on that would say so, and it is rare and short.
+    behind: BTreeSet<u64>,
+    patience_with_peers: Duration,
     /// Until when a keeper that nobody has called yet waits for whoever
     /// started it.
     patience: Option<Duration>,
@@ -160,6 +172,8 @@ impl Keeper {
             forks: VecDeque::new(),
             strays: BTreeMap::new(),
             me,
+            behind: BTreeSet::new(),
+            patience_with_peers: FIRST_NAP,
             patience: Some(now() + PATIENCE),
         };
         announce();
@@ -207,6 +221,8 @@ impl Keeper {
             }
             let due = self.registry.deadline().into_iter().chain(self.patience).min();
             let left = due.map(|due| due.saturating_sub(now()));
+            let nap = (!self.behind.is_empty()).then_some(self.patience_with_peers);
+            let left = left.into_iter().chain(nap).min();
             match self.queue.next(left) {
                 Ok(Some(QueueEvent::Signal(signal))) => self.on_signal(signal),
                 Ok(Some(QueueEvent::Readable(LISTENER))) => self.accept(),
@@ -214,6 +230,7 @@ impl Keeper {
                 // Nothing else is watched.
                 Ok(Some(QueueEvent::Ended { .. })) => {}
                 Ok(None) => {
+                    self.flush_all();
                     let effects = self.registry.tick(now());
                     self.carry_out(effects);
                 }
@@ -279,7 +296,10 @@ impl Keeper {
         self.next_token += 1;
         self.queue.watch_readable(stream.as_fd(), token)?;
         let reader = Reader::default();
-        self.connections.insert(token, Connection { stream, reader, peer, context: Vec::new() });
+        self.connections.insert(
+            token,
+            Connection { stream, reader, peer, context: Vec::new(), outbox: Vec::new() },
+        );
         Ok(token)
     }
 
@@ -375,16 +395,28 @@ impl Keeper {
         }
     }
 
-    /// A peer that does not read loses what does not fit: we wait for nobody.
+    /// Sends without waiting: what a peer does not take is kept for it.
     fn send(&mut self, token: Option<u64>, frame: &Frame) {
-        let Some(connection) = token.and_then(|t| self.connections.get(&t)) else { return };
-        if let Err(e) = control::send(&connection.stream, frame)
-            && e.kind() == io::ErrorKind::WouldBlock
-        {
-            messages::say("keeper", "a client does not read; its answers are dropped");
-            if let Some(token) = token {
+        let Some(token) = token else { return };
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        frame.append_to(&mut connection.outbox);
+        if !flush(connection) {
+            if connection.outbox.len() > OUTBOX_MAX {
+                messages::say("keeper", "a client does not read; it is given up");
                 self.close(token);
+            } else if self.behind.insert(token) {
+                self.patience_with_peers = FIRST_NAP;
             }
+        }
+    }
+
+    /// Tries again to send what is kept for those that are behind.
+    fn flush_all(&mut self) {
+        let connections = &mut self.connections;
+        let before = self.behind.len();
+        self.behind.retain(|token| connections.get_mut(token).is_some_and(|c| !flush(c)));
+        if self.behind.len() == before {
+            self.patience_with_peers = (self.patience_with_peers * 2).min(LAST_NAP);
         }
     }
 
@@ -508,6 +540,23 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Whether everything was taken, or nobody is there to take it.
+fn flush(connection: &mut Connection) -> bool {
+    let mut stream = &connection.stream;
+    while !connection.outbox.is_empty() {
+        match stream.write(&connection.outbox) {
+            Ok(n) => drop(connection.outbox.drain(..n)),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+            // Its end is read in a moment.
+            Err(_) => connection.outbox.clear(),
+        }
+    }
+    // A large backlog leaves no large buffer behind.
+    connection.outbox = Vec::new();
+    true
 }
 
 fn valid(name: &str) -> Option<ServiceName> {

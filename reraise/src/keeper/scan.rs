@@ -106,7 +106,8 @@ pub(super) fn assign(
         }
         let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid)));
         let by_session = slots.iter().find(|(_, s)| session.is_ok_and(|sid| sid.as_raw() == s.pid));
-        let by_mark = || slots.iter().find(|(_, s)| native::carries(pid, run_entry(s.run).as_bytes()));
+        let by_mark =
+            || slots.iter().find(|(_, s)| native::carries(pid, run_entry(s.run).as_bytes()));
         let by_death = || slots.iter().find(|(n, _)| Some(*n) == dead);
         if let Some((name, _)) = by_session.or_else(by_mark).or_else(by_death) {
             found.push((pid, born, Some((*name).clone())));

@@ -4,7 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::backend::{Launch, ProcessId};
@@ -32,9 +32,10 @@ pub struct Loaded {
 /// What is wrong, and how to mend it.
 pub fn load(context: &Context, name: &ServiceName) -> Result<Loaded, Fault> {
     let me = nix::unistd::geteuid().as_raw();
-    // Through sudo, the directory may belong to whoever called it.
+    // Through sudo, the directory may belong to whoever called it, also for root:
+    // sudoers says that this user may do what we can.
     let caller = context.variable("SUDO_UID").and_then(|uid| uid.parse().ok());
-    let trusted: Vec<u32> = if me == 0 { vec![0] } else { [Some(me), caller].into_iter().flatten().collect() };
+    let trusted: Vec<u32> = [Some(me), caller].into_iter().flatten().collect();
     paths::check_dir(&context.dir, &trusted)?;
     let entry = match Entry::find(&context.dir, name) {
         Ok(Some(entry)) => entry,
@@ -56,7 +57,8 @@ pub fn load(context: &Context, name: &ServiceName) -> Result<Loaded, Fault> {
 pub fn no_service(name: &ServiceName, dir: &Path) -> Fault {
     let what = "no such service";
     let path = dir.join(name.as_str());
-    let advice = format!("make one: reraise skeleton {name} -- COMMAND, or write {}", path.display());
+    let advice =
+        format!("make one: reraise skeleton {name} -- COMMAND, or write {}", path.display());
     Fault::new(ExitCode::NoService, name, what, advice)
 }
 
@@ -97,6 +99,13 @@ pub fn output(
         LogTo::Path(path) => path.clone(),
     };
     let file = directory.join("current");
+    // Where others can write too, they could have put a link there.
+    let is_trusted = |uid| uid == 0 || uid == nix::unistd::geteuid().as_raw();
+    if !matches!(config.log, LogTo::Path(_))
+        && fs::symlink_metadata(&directory).is_ok_and(|about| !is_trusted(about.uid()))
+    {
+        return Err(io::Error::from_raw_os_error(libc::EACCES));
+    }
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
     match options.open(&file) {

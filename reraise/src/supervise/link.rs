@@ -85,6 +85,8 @@ pub struct KeeperCommand {
 pub struct Link {
     stream: Option<UnixStream>,
     reader: Reader,
+    /// Requests of this keeper that were received and not acknowledged.
+    owed: usize,
     keeper: Option<KeeperCommand>,
     name: String,
     /// Whose end means that a keeper must be looked for again.
@@ -128,14 +130,8 @@ impl Link {
         }
     }
 
-    /// Says that the oldest request is in our hands. The keeper gives the others
-    /// to our successor when we die.
-    pub fn acknowledge(&mut self) {
-        self.send(&Frame::new(["ack"]));
-    }
-
-    /// The requests that have come in, to be acknowledged one by one; `None`
-    /// for one that only a later version understands.
+    /// The requests that have come in; `None` for one of a later version. Each
+    /// is to be acknowledged when it is done, see [`Self::acknowledge`].
     ///
     /// # Errors
     /// When no keeper can be looked for.
@@ -146,6 +142,7 @@ impl Link {
         let Some(stream) = &self.stream else { return Ok(Vec::new()) };
         let mut requests = Vec::new();
         let got = self.reader.read(stream, |frame| requests.push(Request::from_frame(&frame)));
+        self.owed += requests.len();
         if !matches!(got, Ok(Got::Open)) {
             self.drop_stream(backend);
             self.recover(backend)?;
@@ -153,11 +150,22 @@ impl Link {
         Ok(requests)
     }
 
+    /// Tells the keeper that the oldest request needs nobody else: it gives the
+    /// others to our successor when we die, or leave.
+    pub fn acknowledge(&mut self) {
+        // What an earlier keeper has asked for is no business of this one.
+        if let Some(left) = self.owed.checked_sub(1) {
+            self.owed = left;
+            self.send(&Frame::new(["ack"]));
+        }
+    }
+
     fn drop_stream<B: ProcessBackend>(&mut self, backend: &mut B) {
         if let Some(stream) = self.stream.take() {
             backend.unlisten(stream.as_fd());
         }
         self.reader = Reader::default();
+        self.owed = 0;
     }
 
     /// Whether this process was to become our keeper, or is to start it.

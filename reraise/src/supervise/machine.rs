@@ -272,6 +272,7 @@ impl Machine {
             }
             State::Clearing { then, .. } => {
                 *then = After::Again;
+                self.history = History::default();
                 Vec::new()
             }
             // It runs already; the loop says so.
@@ -319,17 +320,21 @@ impl Machine {
 
     fn on_launched(&mut self, now: Duration) -> Vec<Action> {
         match self.state {
-            State::Launching => {
+            // Running: one that no signal ended before it got to its exec.
+            State::Launching | State::Running => {
                 self.since = now;
                 self.state = State::Starting { until: now + self.config.start_sec };
                 Vec::new()
             }
             // Asked to stop between fork and exec.
-            State::Stopping { .. } => Vec::new(),
+            State::Stopping { .. } if self.is_alive => {
+                self.since = now;
+                Vec::new()
+            }
             // Only a launching process can report.
             State::Down
+            | State::Stopping { .. }
             | State::Starting { .. }
-            | State::Running
             | State::Delay { .. }
             | State::Clearing { .. }
             | State::Over(_) => Vec::new(),
@@ -337,10 +342,17 @@ impl Machine {
     }
 
     fn on_launch_failed(&mut self, error: LaunchError, now: Duration) -> Vec<Action> {
-        self.is_alive = false;
+        // The dead do not report.
+        if !self.is_alive {
+            return Vec::new();
+        }
         match self.state {
-            State::Stopping { again: false, .. } => self.over(Outcome::Stopped),
-            State::Launching | State::Stopping { again: true, .. } => {
+            State::Stopping { again: false, .. } => {
+                self.is_alive = false;
+                self.over(Outcome::Stopped)
+            }
+            State::Launching | State::Running | State::Stopping { again: true, .. } => {
+                self.is_alive = false;
                 if error.is_temporary() && self.history.started {
                     self.state = State::Delay { until: now + SHORTAGE };
                     return Vec::new();
@@ -352,12 +364,18 @@ impl Machine {
                         self.over(Outcome::Unlaunchable(error))
                     }
                     Some(other) => self.over(other),
-                    None => self.resume(),
+                    None => {
+                        // Also "at once" goes by way of the queue: where each
+                        // launch fails, a stop must still be heard.
+                        if self.state == State::Down {
+                            self.state = State::Delay { until: now };
+                        }
+                        Vec::new()
+                    }
                 }
             }
             State::Down
             | State::Starting { .. }
-            | State::Running
             | State::Delay { .. }
             | State::Clearing { .. }
             | State::Over(_) => Vec::new(),
@@ -365,11 +383,17 @@ impl Machine {
     }
 
     fn on_ended(&mut self, exit: Exit, alone: bool, now: Duration) -> Vec<Action> {
+        if !self.is_alive {
+            return Vec::new();
+        }
         self.is_alive = false;
         match &mut self.state {
             State::Launching | State::Starting { .. } | State::Running => {
                 self.last = Some(exit);
-                let lasted = now.saturating_sub(self.since);
+                // Whoever is killed before the exec has not lasted at all.
+                let has_begun = self.state != State::Launching;
+                let lasted =
+                    if has_begun { now.saturating_sub(self.since) } else { Duration::ZERO };
                 let then = After::Decide { exit, lasted };
                 if alone {
                     return self.after(then, now);
@@ -403,8 +427,12 @@ impl Machine {
     fn on_alone(&mut self, now: Duration) -> Vec<Action> {
         match self.state {
             State::Clearing { then, .. } => self.after(then, now),
-            State::Stopping { again, .. } => self.stopped(again, Outcome::Stopped),
-            State::Down
+            State::Stopping { again, .. } if !self.is_alive => {
+                self.stopped(again, Outcome::Stopped)
+            }
+            // While the main process lives, it is not alone.
+            State::Stopping { .. }
+            | State::Down
             | State::Launching
             | State::Starting { .. }
             | State::Running
@@ -432,7 +460,10 @@ impl Machine {
                 }
                 // Nothing ends them: the service matters more than waiting.
                 let then = *then;
-                let mut actions = self.after(then, now);
+                let mut actions = match then {
+                    After::Stop => self.over(Outcome::Survived),
+                    After::Again | After::Decide { .. } => self.after(then, now),
+                };
                 actions.insert(0, Action::NameSurvivors);
                 actions
             }
@@ -523,3 +554,6 @@ impl Machine {
         Vec::new()
     }
 }
+
+#[cfg(test)]
+mod tests;

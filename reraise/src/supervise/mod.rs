@@ -13,3 +13,6 @@ pub mod news;
 pub mod policy;
 mod publish;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;

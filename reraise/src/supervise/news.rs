@@ -127,8 +127,7 @@ mod tests {
     #[test]
     fn all_news_travels() {
         let fault = Fault::new(ExitCode::System, "web", "a b", "c\nd");
-        let exits =
-            [Exit::Code(3), Exit::Signal { number: 9, core: true }, Exit::Unknown];
+        let exits = [Exit::Code(3), Exit::Signal { number: 9, core: true }, Exit::Unknown];
         let mut all = vec![
             News::Launched(1),
             News::Running(2),

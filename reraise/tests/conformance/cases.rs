@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reraise::backend::{
-    Elevation, Event, Exit, LaunchError, ProcessBackend, ProcessId, Signal, Step, Tree,
+    Elevation, Event, Exit, LaunchError, ProcessBackend, ProcessId, Scope, Signal, Step, Tree,
 };
 
 use crate::subject::{Program, Subject, adopted, killed, ours};

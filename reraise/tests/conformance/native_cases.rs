@@ -4,8 +4,9 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
+use nix::sys::resource::Resource;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use reraise::backend::{Event, Exit, Launch, Limit, ProcessBackend, ProcessId, Step, native};
+use reraise::backend::{Event, Exit, Launch, Limit, ProcessBackend, Step, native};
 
 use crate::on_native::OnNative;
 use crate::subject::{Program, Subject, killed, ours};
@@ -124,7 +125,7 @@ pub(crate) fn without_a_file_output_is_ours() {
 
 pub(crate) fn limits_umask_directory_environment_are_applied() {
     let mut s = OnNative::new();
-    let limit = Limit { resource: libc::RLIMIT_NOFILE as i32, soft: 64, hard: 65 };
+    let limit = Limit { resource: Resource::RLIMIT_NOFILE as i32, soft: 64, hard: 65 };
     let directory = s.directory().join("work");
     fs::create_dir(&directory).unwrap();
     let launch = Launch {
@@ -151,7 +152,7 @@ pub(crate) fn a_missing_directory_is_said() {
 
 pub(crate) fn a_refused_limit_is_said() {
     let mut s = OnNative::new();
-    let limit = Limit { resource: libc::RLIMIT_NOFILE as i32, soft: 9, hard: 8 };
+    let limit = Limit { resource: Resource::RLIMIT_NOFILE as i32, soft: 9, hard: 8 };
     let launch = Launch { limits: vec![limit], ..s.verb("facts", &[]) };
     assert_eq!(failure_of(&mut s, &launch), (Step::Limits, libc::EINVAL));
 }
@@ -252,7 +253,7 @@ pub(crate) fn a_process_without_its_first_thread_lives() {
         s.await_all(&[Event::Launched(child), Event::Input]);
         assert_eq!(s.backend().identify(child.pid).unwrap(), Some(child));
         assert_eq!(s.members(&ours(child)), [child]);
-        let nobody = ProcessId { born: child.born ^ 1, ..child };
+        let nobody = reraise::backend::ProcessId { born: child.born ^ 1, ..child };
         assert_eq!(s.members(&ours(nobody)), [child]);
     }
 }

@@ -30,7 +30,8 @@ pub(crate) struct OnNative {
 }
 
 impl OnNative {
-    /// On Linux: as on a kernel without pidfd_open.
+    /// As on a kernel without pidfd_open.
+    #[cfg(target_os = "linux")]
     pub(crate) fn without_pidfd() -> Self {
         native::disable_pidfd();
         Self::new()

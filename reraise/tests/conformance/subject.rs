@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use reraise::backend::{Event, Exit, Launch, ProcessBackend, ProcessId, Signal, Tree};
+use reraise::backend::{Event, Exit, Launch, ProcessBackend, ProcessId, Scope, Signal, Tree};
 
 /// What a program does. Those that wait do so until they are killed, or until
 /// the suite is gone; they announce that they have got there.

@@ -98,6 +98,7 @@ pub struct Offspring {
     pub(super) behaviour: Behaviour,
     pub(super) after: Duration,
     pub(super) leads_session: bool,
+    pub(super) leads_group: bool,
     pub(super) is_marked: bool,
 }
 
@@ -105,7 +106,8 @@ impl Offspring {
     /// A child that does this.
     #[must_use]
     pub fn new(behaviour: Behaviour) -> Self {
-        Self { behaviour, after: Duration::ZERO, leads_session: false, is_marked: true }
+        let after = Duration::ZERO;
+        Self { behaviour, after, leads_session: false, leads_group: false, is_marked: true }
     }
 
     /// It is forked so long after the start of the program.
@@ -118,6 +120,12 @@ impl Offspring {
     #[must_use]
     pub fn in_own_session(self) -> Self {
         Self { leads_session: true, ..self }
+    }
+
+    /// It calls `setpgid`.
+    #[must_use]
+    pub fn in_own_group(self) -> Self {
+        Self { leads_group: true, ..self }
     }
 
     /// It has overwritten its environment.

@@ -193,3 +193,21 @@ fn a_foreign_process_is_not_our_child() {
     assert_eq!(fake.next_event(Some(2 * S)).unwrap(), Event::Deadline, "nobody watched it");
     assert!(!fake.is_alive(process));
 }
+
+#[test]
+fn a_group_is_less_than_a_session() {
+    let mut fake = Fake::new();
+    let in_group = Offspring::new(Behaviour::waits());
+    let in_session = Offspring::new(Behaviour::waits()).in_own_group();
+    let elsewhere = Offspring::new(Behaviour::waits()).in_own_session();
+    let program = Behaviour::waits().forking(in_group).forking(in_session).forking(elsewhere);
+    fake.program("/p", program.announcing());
+    let main = start(&mut fake, "/p");
+    assert_eq!(fake.next_event(None).unwrap(), Event::Input);
+    for (scope, count) in [(Scope::Group, 2), (Scope::Session, 3), (Scope::Tree, 4)] {
+        for is_ours in [true, false] {
+            let tree = Tree { is_ours, scope, ..adopted(main) };
+            assert_eq!(fake.members(&tree).unwrap().len(), count, "{scope:?} {is_ours}");
+        }
+    }
+}

@@ -65,6 +65,7 @@ enum Stage {
 struct Process {
     born: u64,
     ppid: i32,
+    pgid: i32,
     sid: i32,
     run: Option<u64>,
     stage: Stage,
@@ -137,6 +138,7 @@ impl World {
         let process = Process {
             born,
             ppid,
+            pgid: sid,
             sid,
             run,
             stage: Stage::Runs,
@@ -266,10 +268,15 @@ impl World {
 
     fn fork(&mut self, parent: ProcessId, offspring: Offspring) {
         let Some(process) = self.get(parent) else { return };
-        let (sid, run) = (process.sid, process.run.filter(|_| offspring.is_marked));
+        let (pgid, sid) = (process.pgid, process.sid);
+        let run = process.run.filter(|_| offspring.is_marked);
         let pid = self.free_pid();
         let sid = if offspring.leads_session { pid } else { sid };
+        let leads_group = offspring.leads_session || offspring.leads_group;
         let id = self.insert(pid, parent.pid, sid, run, Behaviour::waits());
+        if let Some(child) = self.get(id) {
+            child.pgid = if leads_group { pid } else { pgid };
+        }
         self.run(id, offspring.behaviour);
     }
 
@@ -384,7 +391,7 @@ impl World {
         let mut all: Vec<Relation> = self
             .processes
             .iter()
-            .map(|(&pid, p)| Relation { pid, ppid: p.ppid, pgid: p.sid, sid: p.sid })
+            .map(|(&pid, p)| Relation { pid, ppid: p.ppid, pgid: p.pgid, sid: p.sid })
             .collect();
         let spared = [INIT, KEEPER, self.us];
         let mut strays: Vec<i32> =

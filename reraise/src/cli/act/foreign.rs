@@ -3,8 +3,8 @@
 
 use nix::sys::signal::Signal;
 
-use reraise::backend::native::{EventQueue, QueueEvent, born, send};
 use reraise::backend::ProcessId;
+use reraise::backend::native::{EventQueue, QueueEvent, born, send};
 use reraise::error::{ExitCode, Fault};
 use reraise::legacy;
 use reraise::lock::{self, Holder};

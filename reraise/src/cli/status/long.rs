@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde_json::{Value, json};
 use reraise::error::ExitCode;
+use serde_json::{Value, json};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, ThreadKind};
 
 use super::Seen;
@@ -20,7 +20,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    pub(super) fn to_json(&self) -> Value {
+    pub(super) fn to_json(self) -> Value {
         json!({"processes": self.processes, "memory_bytes": self.memory, "cpu_ms": self.cpu_ms})
     }
 }

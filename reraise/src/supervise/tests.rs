@@ -1,0 +1,7 @@
+//! Whole workers, on the in-memory system: real files, a virtual clock.
+
+mod adopt;
+mod bench;
+mod kill;
+mod life;
+mod stop;

@@ -322,20 +322,6 @@ mod tests {
     }
 
     #[test]
-    fn requests_go_to_the_worker_that_was_there_before() {
-        let web = name("web");
-        let mut registry = Registry::default();
-        assert_eq!(forks(&registry.request(1, web.clone(), start(1))), 1);
-        registry.hello(web.clone());
-        let stop = Request::Stop { now: false };
-        let _ = registry.news(&web, &News::Held(7).to_frame().after("all"));
-        assert_eq!(registry.request(2, web.clone(), stop.clone()), []);
-        assert_eq!(registry.reseat(&web), [Effect::Pass(web.clone(), stop)]);
-        let restart = Effect::Pass(web.clone(), Request::Restart);
-        assert_eq!(registry.request(3, web, Request::Restart), [restart]);
-    }
-
-    #[test]
     fn what_a_worker_took_and_said_nothing_about_is_its_successors() {
         let web = name("web");
         let mut registry = Registry::default();
@@ -349,6 +335,20 @@ mod tests {
         let _ = registry.news(&web, &News::Launched(7).to_frame().after("all"));
         let effects = registry.gone(&web, End::Killed, NOW);
         assert_eq!(effects, [Effect::Fork(web, Task::Resume)]);
+    }
+
+    #[test]
+    fn requests_go_to_the_worker_that_was_there_before() {
+        let web = name("web");
+        let mut registry = Registry::default();
+        assert_eq!(forks(&registry.request(1, web.clone(), start(1))), 1);
+        registry.hello(web.clone());
+        let stop = Request::Stop { now: false };
+        let _ = registry.news(&web, &News::Held(7).to_frame().after("all"));
+        assert_eq!(registry.request(2, web.clone(), stop.clone()), []);
+        assert_eq!(registry.reseat(&web), [Effect::Pass(web.clone(), stop)]);
+        let restart = Effect::Pass(web.clone(), Request::Restart);
+        assert_eq!(registry.request(3, web, Request::Restart), [restart]);
     }
 
     #[test]

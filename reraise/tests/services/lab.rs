@@ -111,12 +111,18 @@ impl Lab {
         assert_eq!(self.s.ok(&["start", self.name]), format!("{}: start\n", self.name));
         self.answers(ping);
         println!("{}: answers {:?} after start", self.name, begun.elapsed());
-        assert_eq!(self.s.status(self.name), "running");
+        self.runs();
     }
 
     #[track_caller]
     fn answers(&self, ping: impl FnMut() -> bool) {
         wait_for(&format!("an answer of {}\n{}", self.name, self.log()), ping);
+    }
+
+    /// `start` and an adoption are over a moment before this is so.
+    #[track_caller]
+    fn runs(&self) {
+        wait_for("running", || self.s.status(self.name) == "running");
     }
 
     /// Kills the main process alone, waits until a successor answers, and sees
@@ -146,11 +152,14 @@ impl Lab {
     pub(crate) fn kill_worker(&self, mut ping: impl FnMut() -> bool) {
         let (tree, worker) = (self.tree(), self.worker().unwrap());
         signal(worker, Signal::SIGKILL);
-        wait_some("another worker", || self.worker().filter(|&new| new != worker));
+        wait_for("another worker", || {
+            let new = self.worker().filter(|&new| new != worker);
+            new.is_some() && self.record().is_some_and(|record| record.worker == new)
+        });
         assert_eq!(self.pid(), tree[0].pid);
         assert_eq!(alive(&tree), tree);
         assert!(ping());
-        assert_eq!(self.s.status(self.name), "running");
+        self.runs();
     }
 
     /// Restarts it.

@@ -3,6 +3,7 @@
 //!
 //! What is not installed is skipped, and said; not so where `CI` is set.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stdout, reason = "what was skipped, and what was measured")]
 
 mod lab;
 mod people;

@@ -5,6 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use reraise::backend::native;
 use reraise::lock::{self, Holder};
@@ -137,11 +138,14 @@ impl Scene {
 impl Drop for Scene {
     fn drop(&mut self) {
         // As whom they belong to; the sandbox cannot.
-        loop {
+        let end = Instant::now() + support::LIMIT;
+        while Instant::now() < end {
             let pids: Vec<String> = self.s.processes().iter().map(i32::to_string).collect();
-            if pids.is_empty() || self.as_other(&format!("kill -9 {}", pids.join(" "))).code != 0 {
+            if pids.is_empty() {
                 break;
             }
+            let pids = pids.join(" ");
+            self.as_other(&format!("kill -STOP {pids}; kill -KILL {pids}"));
         }
         self.as_other(&format!("rm -rf {}", self.theirs.display()));
     }

@@ -99,9 +99,12 @@ pub(crate) fn worker_program() -> PathBuf {
 fn start_keeper(piddir: &Path) -> Result<(), Fault> {
     let program = worker_program();
     let cannot = |e: &io::Error| {
+        let fault = Fault::system(program.display(), "cannot start it", e);
+        if e.kind() != io::ErrorKind::NotFound {
+            return fault;
+        }
         let advice = "install both programs in one directory, as cargo install does";
-        let what = format!("cannot start it: {}", reraise::error::reason(e));
-        Fault::new(ExitCode::System, program.display(), what, advice)
+        Fault { advice: advice.to_owned(), ..fault }
     };
     let mut command = Command::new(&program);
     command.arg("--keeper").arg(piddir).env_remove(RUN_VARIABLE);

@@ -183,9 +183,12 @@ impl Link {
         self.awaited = None;
         // Whoever is awaited may end before it is watched: then once more.
         for _ in 0..100 {
-            if let Ok(stream) = connect(&keeper.state) {
-                let pid = std::process::id().to_string();
-                control::send(&stream, &Frame::new(["hello", &self.name, &pid]))?;
+            let pid = std::process::id().to_string();
+            let hello = Frame::new(["hello", &self.name, &pid]);
+            // One that dies before it has heard us is no keeper.
+            if let Ok(stream) = connect(&keeper.state)
+                && control::send(&stream, &hello).is_ok()
+            {
                 backend.listen(stream.as_fd())?;
                 self.stream = Some(stream);
                 return Ok(());

@@ -245,17 +245,27 @@ fn a_script_edited_or_replaced_while_it_runs() {
 #[test]
 fn a_script_deleted_while_it_runs() {
     let s = Sandbox::new();
-    let body = "config_start_sec=0\nconfig_max_retry=0\nexec sleep 1000000";
-    let path = s.script("web", body);
-    let pid = s.up("web");
+    let fifo = s.fifo("read");
+    let body = format!(
+        "config_start_sec=0\nconfig_max_retry=0\necho $$ >{}\nexec sleep 1000000",
+        fifo.shown()
+    );
+    let path = s.d.join("web");
+    // Not before the shell has read it.
+    let up = || {
+        s.script("web", &body);
+        let pid = s.up("web");
+        assert_eq!(fifo.number(), pid);
+        pid
+    };
+    let pid = up();
     fs::remove_file(&path).unwrap();
     assert_eq!((s.status("web").as_str(), s.pid("web")), ("running", pid));
     assert!(s.ok(&["status"]).starts_with("web                running "));
     s.ok(&["stop", "web"]);
     wait_gone(pid);
     // It falls: nothing to raise.
-    s.script("web", body);
-    let pid = s.up("web");
+    let pid = up();
     fs::remove_file(&path).unwrap();
     signal(pid, Signal::SIGKILL);
     let record = s.wait_phase("web", Phase::Error);
@@ -263,8 +273,7 @@ fn a_script_deleted_while_it_runs() {
     assert!(s.messages().contains("no such service"), "{}", s.messages());
     // A restart cannot raise it either, and says so.
     s.ok(&["clean", "web"]);
-    s.script("web", body);
-    let pid = s.up("web");
+    let pid = up();
     fs::remove_file(&path).unwrap();
     let done = s.reraise(&["restart", "web"]);
     assert!(done.code != 0 && done.err.starts_with("reraise: web: "), "{done:?}");

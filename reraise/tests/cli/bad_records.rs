@@ -11,7 +11,7 @@ use reraise::record::{More, Phase, Record};
 use reraise::slot::{self, Slot, SlotFile};
 
 use crate::support::{
-    SLEEPER, STRANGER, Sandbox, is_alive, signal, skip_unless_root, spawn, wait_for, wait_gone,
+    SLEEPER, STRANGER, Sandbox, is_alive, say, signal, skip_unless_root, spawn, wait_for, wait_gone,
 };
 
 /// A process that is none of our business.
@@ -173,7 +173,7 @@ fn a_run_slot_whose_pid_belongs_to_a_stranger() {
                 ..Slot::default()
             };
             for command in ["stop", "restart", "start"] {
-                println!("{command} after {phase:?} in boot {boot:x}");
+                say(&format!("{command} after {phase:?} in boot {boot:x}"));
                 SlotFile::open(&path).unwrap().write(&slot).unwrap();
                 s.reraise(&[command, "web"]);
                 stranger.is_well();

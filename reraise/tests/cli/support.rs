@@ -36,10 +36,21 @@ pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// For whoever reads about a test that failed.
+#[expect(clippy::print_stdout, reason = "the harness keeps it for the report")]
+pub(crate) fn say(text: &str) {
+    println!("{text}");
+}
+
+/// Says why a test, or the rest of it, is left out.
+pub(crate) fn skipped(why: &str) {
+    say(&format!("skipped: {why}"));
+}
+
 /// Says why a test was left out. Use: `if skip_unless_root("chown") { return; }`.
 pub(crate) fn skip_unless_root(what: &str) -> bool {
     if !is_root() {
-        println!("skipped: {what} needs root");
+        skipped(&format!("{what} needs root"));
     }
     !is_root()
 }
@@ -351,8 +362,8 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let messages = self.messages();
-            println!("messages of keeper and workers:\n{messages}");
-            println!("processes: {:?}", self.processes());
+            say(&format!("messages of keeper and workers:\n{messages}"));
+            say(&format!("processes: {:?}", self.processes()));
         }
         let end = Instant::now() + LIMIT;
         loop {

@@ -100,7 +100,13 @@ fn start_keeper(piddir: &Path) -> Result<(), Fault> {
     let program = worker_program();
     let cannot = |e: &io::Error| {
         let advice = "install both programs in one directory, as cargo install does";
-        let what = format!("cannot start it: {}", reraise::error::reason(e));
+        let fault = Fault::system(program.display(), "cannot start it", e);
+        let is_missing =
+            matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied);
+        if !is_missing {
+            return fault;
+        }
+        let what = fault.what;
         Fault::new(ExitCode::System, program.display(), what, advice)
     };
     let mut command = Command::new(&program);

@@ -324,24 +324,30 @@ pub fn is_open_to_others(about: &fs::Metadata) -> bool {
 pub fn check_ancestors(path: &Path, trusted: &[u32]) -> Result<(), Fault> {
     let is_trusted = |uid: u32| uid == 0 || trusted.contains(&uid);
     let mut is_real = path.is_absolute() && !path.components().any(|c| c == Component::ParentDir);
+    let mut found = Vec::new();
     for step in path.ancestors() {
-        let Ok(about) = fs::symlink_metadata(step) else { continue };
+        let Ok(about) = fs::symlink_metadata(step) else {
+            is_real = false;
+            continue;
+        };
         is_real &= !about.is_symlink();
         if about.is_symlink() && !is_trusted(about.uid()) {
             let what = format!("is a symbolic link of user {}", about.uid());
             let advice = format!("remove it: rm {}", step.display());
             return Err(Fault::new(ExitCode::Denied, step.display(), what, advice));
         }
+        found.push((step.to_owned(), about));
     }
     // Asked for only where it differs: a worker does this before each run.
-    let real = if is_real {
-        path.to_owned()
-    } else {
-        fs::canonicalize(path)
-            .map_err(|e| Fault::system(path.display(), "cannot be reached", &e))?
-    };
-    for step in real.ancestors() {
-        let about = metadata(step)?;
+    if !is_real {
+        let real = fs::canonicalize(path)
+            .map_err(|e| Fault::system(path.display(), "cannot be reached", &e))?;
+        found.clear();
+        for step in real.ancestors() {
+            found.push((step.to_owned(), metadata(step)?));
+        }
+    }
+    for (step, about) in found {
         if !is_trusted(about.uid()) {
             let what = format!("belongs to user {}, who could change what is in it", about.uid());
             let advice = format!("see: ls -ld {}; use a directory of your own", step.display());

@@ -4,8 +4,10 @@
 mod foreign;
 mod pending;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use reraise::backend::Owner;
@@ -106,9 +108,12 @@ pub(crate) fn run(setting: &Setting, patterns: &[OsString], verb: Verb) -> Resul
         ));
     }
     let mut pending = BTreeMap::new();
+    let mut line = Line::new(setting, verb);
     for (name, entry) in &found.services {
-        match precheck(setting, name, entry.as_ref(), verb, found.named.contains(name)) {
+        match precheck(&line, name, entry.as_ref(), found.named.contains(name)) {
+            // Asked for at once: the keeper works while we look at the next.
             Ok(Some(one)) => {
+                line.ask(name)?;
                 pending.insert(name.clone(), one);
             }
             Ok(None) => {}
@@ -120,7 +125,7 @@ pub(crate) fn run(setting: &Setting, patterns: &[OsString], verb: Verb) -> Resul
         }
     }
     if !pending.is_empty() {
-        codes.extend(ask(setting, verb, pending)?);
+        codes.extend(wait(&mut line, pending)?);
     }
     Ok(ExitCode::of_all(codes))
 }
@@ -145,12 +150,12 @@ enum Stay {
 
 /// What needs no keeper is settled here. `Ok(None)`: done.
 fn precheck(
-    setting: &Setting,
+    line: &Line<'_>,
     name: &ServiceName,
     entry: Option<&Entry>,
-    verb: Verb,
     is_named: bool,
 ) -> Result<Option<Pending>, Stay> {
+    let (setting, verb) = (line.setting, line.verb);
     let seen = look(setting, name, entry);
     if seen.is_legacy && matches!(seen.state, State::Running | State::Starting) {
         return foreign::legacy(name, &seen, verb).map(|()| None).map_err(Stay::Fault);
@@ -163,7 +168,7 @@ fn precheck(
                 console::line(&format!("{name}: skip (because already running)"));
                 return Ok(None);
             }
-            startable(setting, name).map_err(Stay::Fault)?;
+            startable(line, name).map_err(Stay::Fault)?;
             recordable(setting, name).map_err(Stay::Fault)?;
             Ok(Some(Pending::new(worker, log)))
         }
@@ -186,9 +191,8 @@ fn precheck(
 }
 
 /// Refuses here, in the caller's words, what a worker would refuse.
-fn startable(setting: &Setting, name: &ServiceName) -> Result<(), Fault> {
-    let context = context(setting)?;
-    let loaded = launch::load(&context, name)?;
+fn startable(line: &Line<'_>, name: &ServiceName) -> Result<(), Fault> {
+    let loaded = launch::load(line.context()?, name)?;
     match loaded.problems.split_first() {
         None => Ok(()),
         Some((first, rest)) => {
@@ -266,29 +270,78 @@ fn is_idle(setting: &Setting, name: &ServiceName, seen: &Seen) -> bool {
     is_over && Wanted::read(&files.own) != Some(Wanted::Up)
 }
 
-/// Asks the keeper, and again when that keeper dies before all is settled.
-fn ask(
-    setting: &Setting,
+/// The line to the keeper, opened when it is needed.
+struct Line<'a> {
+    setting: &'a Setting,
     verb: Verb,
+    place: OnceCell<(PathBuf, PathBuf)>,
+    context: OnceCell<Context>,
+    client: Option<Client>,
+}
+
+impl<'a> Line<'a> {
+    fn new(setting: &'a Setting, verb: Verb) -> Self {
+        let (place, context) = (OnceCell::new(), OnceCell::new());
+        Self { setting, verb, place, context, client: None }
+    }
+
+    /// `$RERAISE_PIDDIR` and `.reraise-UID`, made and checked.
+    fn place(&self) -> Result<&(PathBuf, PathBuf), Fault> {
+        if self.place.get().is_none() {
+            let me = self.setting.dirs.uid();
+            let piddir = self.setting.dirs.piddir(me);
+            let state = paths::prepare_piddir(&piddir, me)?;
+            if matches!(self.verb, Verb::Start { .. }) {
+                mention_directory();
+            }
+            let _ = self.place.set((piddir, state));
+        }
+        Ok(self.place.get_or_init(Default::default))
+    }
+
+    /// Our surroundings, which a service gets.
+    fn context(&self) -> Result<&Context, Fault> {
+        if self.context.get().is_none() {
+            let _ = self.context.set(context(self.setting)?);
+        }
+        self.context.get().ok_or_else(|| Fault::new(ExitCode::System, "context", "is missing", ""))
+    }
+
+    /// The connection; a new one knows our surroundings.
+    fn client(&mut self) -> Result<&mut Client, Fault> {
+        if self.client.is_none() {
+            let (piddir, state) = self.place()?;
+            let client = Client::connect(piddir, state)?;
+            client.send(&Frame::from_bytes(self.context()?.encode()).after("context"));
+            self.client = Some(client);
+        }
+        let none = || Fault::new(ExitCode::System, "keeper", "cannot be reached", "");
+        self.client.as_mut().ok_or_else(none)
+    }
+
+    fn ask(&mut self, name: &ServiceName) -> Result<(), Fault> {
+        let frame = Frame::new([self.verb.word(), name.as_str()]);
+        self.client()?.send(&frame);
+        Ok(())
+    }
+}
+
+/// Waits until all is settled, and asks again when the keeper dies before.
+fn wait(
+    line: &mut Line<'_>,
     mut pending: BTreeMap<ServiceName, Pending>,
 ) -> Result<Vec<ExitCode>, Fault> {
-    let me = setting.dirs.uid();
-    let piddir = setting.dirs.piddir(me);
-    let state = paths::prepare_piddir(&piddir, me)?;
-    let encoded = context(setting)?.encode();
-    if matches!(verb, Verb::Start { .. }) {
-        mention_directory();
-    }
+    let (setting, verb) = (line.setting, line.verb);
     let names: Vec<ServiceName> = pending.keys().cloned().collect();
     let begun = Instant::now();
     let end = verb.limit().map(|limit| begun + limit);
     let mut progress = Progress::new();
     let mut codes = Vec::new();
     while !pending.is_empty() {
-        let mut client = Client::connect(&piddir, &state)?;
-        client.send(&Frame::from_bytes(encoded.clone()).after("context"));
-        for name in pending.keys() {
-            client.send(&Frame::new([verb.word(), name.as_str()]));
+        if line.client.is_none() {
+            for name in pending.keys() {
+                line.ask(name)?;
+            }
         }
         loop {
             let now = Instant::now();
@@ -300,7 +353,8 @@ fn ask(
             }
             let left = end.map(|end| end - now);
             let nap = Some(left.map_or(BLINK, |left| left.min(BLINK)));
-            let heard = client
+            let heard = line
+                .client()?
                 .hear(nap)
                 .map_err(|e| Fault::system("keeper", "cannot be understood", &e))?;
             match heard {
@@ -318,7 +372,10 @@ fn ask(
                         names.len()
                     ));
                 }
-                Heard::End => break,
+                Heard::End => {
+                    line.client = None;
+                    break;
+                }
             }
             if pending.is_empty() {
                 break;
@@ -326,7 +383,7 @@ fn ask(
         }
     }
     progress.clear();
-    keep_wishes(&piddir, me, &names);
+    keep_wishes(&line.place()?.0, setting.dirs.uid(), &names);
     Ok(codes)
 }
 

@@ -129,7 +129,9 @@ fn start_keeper(piddir: &Path) -> Result<(), Fault> {
     }
     let _ = child.wait();
     let text = said.trim_start_matches("auto-reraise: ").trim_end();
-    let (what, advice) = text.split_once('\n').unwrap_or((text, ""));
+    // It may have said it on both.
+    let mut lines = text.lines();
+    let (what, advice) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     let (object, what) = what.split_once(": ").unwrap_or(("keeper", what));
     Err(Fault::new(ExitCode::System, object, what, advice.trim()))
 }

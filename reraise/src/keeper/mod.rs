@@ -10,7 +10,7 @@ pub mod registry;
 mod scan;
 mod worker;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -40,6 +40,14 @@ use registry::{Client, Effect, End, Registry};
 /// What a keeper says on standard output once it can be connected to.
 pub const READY: &str = "ready\n";
 
+/// How long nothing must have happened before the keeper takes its rest.
+const SILENCE: Duration = Duration::from_millis(200);
+/// How long a peer that is behind is left alone, at first and at most.
+const FIRST_NAP: Duration = Duration::from_millis(2);
+const LAST_NAP: Duration = Duration::from_secs(1);
+/// Bytes that are kept for a peer.
+const OUTBOX_MAX: usize = 4 << 20;
+
 /// How long a new keeper waits for its first caller.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -60,6 +68,8 @@ struct Connection {
     peer: Peer,
     /// The requests of the command line share one context.
     context: Vec<u8>,
+    /// What it has not taken yet.
+    outbox: Vec<u8>,
 }
 
 struct Keeper {
@@ -71,8 +81,8 @@ struct Keeper {
     registry: Registry,
     connections: BTreeMap<u64, Connection>,
     next_token: u64,
-    /// Workers that are our children, and whether each has an adopted run.
-    workers: BTreeMap<i32, ServiceName>,
+    /// Workers that are our children, and the connection of each.
+    workers: BTreeMap<i32, (ServiceName, u64)>,
     /// The connection of each service's worker.
     links: BTreeMap<ServiceName, u64>,
     /// Services whose run's launching worker has died: orphans of theirs come
@@ -84,6 +94,12 @@ struct Keeper {
     /// Orphans that have been assigned.
     strays: BTreeMap<i32, u64>,
     me: u32,
+    /// Connections that are behind with reading, and when to try again: there
+    /// is nothing to wait on that would say so, and it is rare and short.
+    behind: BTreeSet<u64>,
+    /// Nothing has happened for a moment.
+    was_silent: bool,
+    patience_with_peers: Duration,
     /// Until when a keeper that nobody has called yet waits for whoever
     /// started it.
     patience: Option<Duration>,
@@ -110,7 +126,12 @@ pub fn run(program: PathBuf, piddir: PathBuf) -> Result<(), Fault> {
     let mut keeper = match begun {
         Ok(Some(keeper)) => keeper,
         Ok(None) => return Ok(()),
-        Err(e) => return Err(Fault::system(shown, "no keeper can work there", &e)),
+        Err(e) => {
+            let fault = Fault::system(shown, "no keeper can work there", &e);
+            // Standard error may be the messages by now, which nobody waits for.
+            let _ = writeln!(io::stdout(), "auto-{fault}");
+            return Err(fault);
+        }
     };
     // The workers live on from here, on the few frames that there are: each page
     // of stack below this one is one that every service costs.
@@ -155,6 +176,9 @@ impl Keeper {
             forks: VecDeque::new(),
             strays: BTreeMap::new(),
             me,
+            behind: BTreeSet::new(),
+            was_silent: false,
+            patience_with_peers: FIRST_NAP,
             patience: Some(now() + PATIENCE),
         };
         announce();
@@ -202,13 +226,28 @@ impl Keeper {
             }
             let due = self.registry.deadline().into_iter().chain(self.patience).min();
             let left = due.map(|due| due.saturating_sub(now()));
-            match self.queue.next(left) {
+            let nap = (!self.behind.is_empty()).then_some(self.patience_with_peers);
+            let left = left.into_iter().chain(nap).min();
+            // After a moment of silence: in the middle of work it would only
+            // be needed again.
+            let left = match left {
+                None if !self.was_silent => Some(SILENCE),
+                None => {
+                    zone::rest(true);
+                    None
+                }
+                some => some,
+            };
+            let heard = self.queue.next(left);
+            self.was_silent = matches!(heard, Ok(None));
+            match heard {
                 Ok(Some(QueueEvent::Signal(signal))) => self.on_signal(signal),
                 Ok(Some(QueueEvent::Readable(LISTENER))) => self.accept(),
                 Ok(Some(QueueEvent::Readable(token))) => self.on_readable(token),
                 // Nothing else is watched.
                 Ok(Some(QueueEvent::Ended { .. })) => {}
                 Ok(None) => {
+                    self.flush_all();
                     let effects = self.registry.tick(now());
                     self.carry_out(effects);
                 }
@@ -274,7 +313,10 @@ impl Keeper {
         self.next_token += 1;
         self.queue.watch_readable(stream.as_fd(), token)?;
         let reader = Reader::default();
-        self.connections.insert(token, Connection { stream, reader, peer, context: Vec::new() });
+        self.connections.insert(
+            token,
+            Connection { stream, reader, peer, context: Vec::new(), outbox: Vec::new() },
+        );
         Ok(token)
     }
 
@@ -345,7 +387,7 @@ impl Keeper {
                     self.links.remove(&name);
                 }
                 // A child's end comes as a signal, with the way it ended.
-                if !self.workers.values().any(|w| *w == name) {
+                if !self.workers.values().any(|(w, _)| *w == name) {
                     self.worker_gone(&name, End::Killed);
                 }
             }
@@ -370,16 +412,28 @@ impl Keeper {
         }
     }
 
-    /// A peer that does not read loses what does not fit: we wait for nobody.
+    /// Sends without waiting: what a peer does not take is kept for it.
     fn send(&mut self, token: Option<u64>, frame: &Frame) {
-        let Some(connection) = token.and_then(|t| self.connections.get(&t)) else { return };
-        if let Err(e) = control::send(&connection.stream, frame)
-            && e.kind() == io::ErrorKind::WouldBlock
-        {
-            messages::say("keeper", "a client does not read; its answers are dropped");
-            if let Some(token) = token {
+        let Some(token) = token else { return };
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        frame.append_to(&mut connection.outbox);
+        if !flush(connection) {
+            if connection.outbox.len() > OUTBOX_MAX {
+                messages::say("keeper", "a client does not read; it is given up");
                 self.close(token);
+            } else if self.behind.insert(token) {
+                self.patience_with_peers = FIRST_NAP;
             }
+        }
+    }
+
+    /// Tries again to send what is kept for those that are behind.
+    fn flush_all(&mut self) {
+        let connections = &mut self.connections;
+        let before = self.behind.len();
+        self.behind.retain(|token| connections.get_mut(token).is_some_and(|c| !flush(c)));
+        if self.behind.len() == before {
+            self.patience_with_peers = (self.patience_with_peers * 2).min(LAST_NAP);
         }
     }
 
@@ -391,8 +445,9 @@ impl Keeper {
         forked: io::Result<(i32, UnixStream)>,
     ) {
         let connected = forked.and_then(|(pid, stream)| {
-            self.workers.insert(pid, name.clone());
-            self.connect(stream, Peer::Worker(name.clone()))
+            let token = self.connect(stream, Peer::Worker(name.clone()))?;
+            self.workers.insert(pid, (name.clone(), token));
+            Ok(token)
         });
         match connected {
             Ok(token) => {
@@ -406,7 +461,10 @@ impl Keeper {
                 let fault = Fault::system(name, "cannot start a worker", &e);
                 let news = News::Fault(fault).to_frame().after("all");
                 let mut effects = self.registry.news(name, &news);
-                effects.extend(self.registry.gone(name, End::Failed, now()));
+                // Without a run to look after, nobody but the caller wanted it.
+                let has_run = scan::has_run(&self.command, self.me, self.place, name);
+                let end = if has_run { End::Failed } else { End::Done };
+                effects.extend(self.registry.gone(name, end, now()));
                 self.carry_out(effects);
             }
         }
@@ -416,9 +474,10 @@ impl Keeper {
     /// its status is put where its worker finds it.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = native::peek_child() {
-            if let Some(name) = self.workers.get(&pid).cloned() {
-                self.drain(&name);
-                // Not before: the end of its connection is not its own end.
+            if let Some((name, token)) = self.workers.get(&pid).cloned() {
+                // Still ours while its last words are read: what closes the
+                // connection must not count as a second death.
+                self.drain(token);
                 self.workers.remove(&pid);
                 let end = match Exit::from_status(status) {
                     Exit::Code(0) => End::Done,
@@ -445,15 +504,11 @@ impl Keeper {
         }
     }
 
-    /// Reads what a dead worker has said last.
-    fn drain(&mut self, name: &ServiceName) {
-        while let Some(&token) = self.links.get(name) {
-            // Until its end, which closes the connection.
-            let before = self.connections.len();
+    /// Reads what a dead worker has said last, up to the end, which closes the
+    /// connection.
+    fn drain(&mut self, token: u64) {
+        while self.connections.contains_key(&token) {
             self.on_readable(token);
-            if self.connections.len() < before {
-                return;
-            }
         }
     }
 
@@ -461,7 +516,14 @@ impl Keeper {
         if end == End::Done {
             self.adopted.remove(name);
         }
-        let effects = self.registry.gone(name, end, now());
+        let effects = if self.links.contains_key(name) {
+            // That of an earlier keeper has said hello, and this one has only
+            // found it there.
+            self.adopted.insert(name.clone(), ());
+            self.registry.reseat(name)
+        } else {
+            self.registry.gone(name, end, now())
+        };
         self.carry_out(effects);
     }
 
@@ -495,6 +557,23 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Whether everything was taken, or nobody is there to take it.
+fn flush(connection: &mut Connection) -> bool {
+    let mut stream = &connection.stream;
+    while !connection.outbox.is_empty() {
+        match stream.write(&connection.outbox) {
+            Ok(n) => drop(connection.outbox.drain(..n)),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+            // Its end is read in a moment.
+            Err(_) => connection.outbox.clear(),
+        }
+    }
+    // A large backlog leaves no large buffer behind.
+    connection.outbox = Vec::new();
+    true
 }
 
 fn valid(name: &str) -> Option<ServiceName> {

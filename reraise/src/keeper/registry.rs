@@ -50,7 +50,15 @@ struct Service {
     seat: Seat,
     /// Requests that no worker has acknowledged, oldest first.
     pending: Vec<(Client, Request)>,
+    /// What the worker was forked for, while it has said nothing.
+    in_hand: Option<(Client, Request)>,
     failures: u32,
+}
+
+impl Service {
+    fn new(seat: Seat, pending: Vec<(Client, Request)>) -> Self {
+        Self { seat, pending, in_hand: None, failures: 0 }
+    }
 }
 
 /// See the module.
@@ -91,7 +99,7 @@ impl Registry {
             }
             None => {
                 let pending = vec![(client, request)];
-                let service = Service { seat: Seat::Leaving, pending, failures: 0 };
+                let service = Service::new(Seat::Leaving, pending);
                 self.services.insert(name.clone(), service);
                 self.fill(&name)
             }
@@ -106,6 +114,7 @@ impl Registry {
             return vec![Effect::Fork(name.clone(), Task::Resume)];
         }
         let (client, first) = service.pending.remove(0);
+        service.in_hand = Some((client, first.clone()));
         let task = match first {
             Request::Start { client, context } => Task::Start { client, context },
             Request::Stop { now } => Task::Stop { now },
@@ -127,15 +136,25 @@ impl Registry {
         if self.services.contains_key(&name) {
             return Vec::new();
         }
-        let service = Service { seat: Seat::Leaving, pending: Vec::new(), failures: 0 };
+        let service = Service::new(Seat::Leaving, Vec::new());
         self.services.insert(name.clone(), service);
         self.fill(&name)
     }
 
     /// A worker that another keeper forked introduces itself.
     pub fn hello(&mut self, name: ServiceName) {
-        let service = Service { seat: Seat::Taken, pending: Vec::new(), failures: 0 };
+        let service = Service::new(Seat::Taken, Vec::new());
         self.services.entry(name).or_insert(service).seat = Seat::Taken;
+    }
+
+    /// A worker of ours has found that one which said hello has the service:
+    /// the requests are the latter's.
+    #[must_use]
+    pub fn reseat(&mut self, name: &ServiceName) -> Vec<Effect> {
+        let Some(service) = self.services.get_mut(name) else { return Vec::new() };
+        service.seat = Seat::Taken;
+        let requests = service.pending.iter();
+        requests.map(|(_, request)| Effect::Pass(name.clone(), request.clone())).collect()
     }
 
     /// A worker speaks.
@@ -143,6 +162,7 @@ impl Registry {
     pub fn news(&mut self, name: &ServiceName, frame: &Frame) -> Vec<Effect> {
         let Some(service) = self.services.get_mut(name) else { return Vec::new() };
         let Some((verb, rest)) = frame.split() else { return Vec::new() };
+        service.in_hand = None;
         match verb {
             "ack" if !service.pending.is_empty() => {
                 let (client, _) = service.pending.remove(0);
@@ -173,6 +193,10 @@ impl Registry {
     #[must_use]
     pub fn gone(&mut self, name: &ServiceName, end: End, now: Duration) -> Vec<Effect> {
         let Some(service) = self.services.get_mut(name) else { return Vec::new() };
+        // What it took, and died before it could say anything, is not done.
+        if let Some(taken) = service.in_hand.take().filter(|_| end != End::Done) {
+            service.pending.insert(0, taken);
+        }
         // Requests that came too late for it are its successor's.
         if !service.pending.is_empty() && end != End::Failed {
             return self.fill(name);
@@ -243,6 +267,9 @@ fn told(name: &ServiceName, frame: &Frame) -> Frame {
 }
 
 #[cfg(test)]
+mod walk;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::supervise::machine::Outcome;
@@ -292,6 +319,36 @@ mod tests {
         let _ = registry.news(&web, &over());
         assert_eq!(registry.gone(&web, End::Done, NOW), []);
         assert_eq!(registry.names().count(), 0);
+    }
+
+    #[test]
+    fn what_a_worker_took_and_said_nothing_about_is_its_successors() {
+        let web = name("web");
+        let mut registry = Registry::default();
+        let task = Task::Start { client: "1".into(), context: vec![] };
+        let _ = registry.request(1, web.clone(), start(1));
+        for end in [End::Killed, End::Failed, End::Killed] {
+            let effects = registry.gone(&web, end, NOW);
+            assert!(effects.contains(&Effect::Fork(web.clone(), task.clone())), "{effects:?}");
+        }
+        // It has spoken: what it took is noted where a successor finds it.
+        let _ = registry.news(&web, &News::Launched(7).to_frame().after("all"));
+        let effects = registry.gone(&web, End::Killed, NOW);
+        assert_eq!(effects, [Effect::Fork(web, Task::Resume)]);
+    }
+
+    #[test]
+    fn requests_go_to_the_worker_that_was_there_before() {
+        let web = name("web");
+        let mut registry = Registry::default();
+        assert_eq!(forks(&registry.request(1, web.clone(), start(1))), 1);
+        registry.hello(web.clone());
+        let stop = Request::Stop { now: false };
+        let _ = registry.news(&web, &News::Held(7).to_frame().after("all"));
+        assert_eq!(registry.request(2, web.clone(), stop.clone()), []);
+        assert_eq!(registry.reseat(&web), [Effect::Pass(web.clone(), stop)]);
+        let restart = Effect::Pass(web.clone(), Request::Restart);
+        assert_eq!(registry.request(3, web, Request::Restart), [restart]);
     }
 
     #[test]

@@ -34,6 +34,12 @@ fn current_slot(files: &Files, place: Place) -> Option<Slot> {
     (Place { boot: slot.boot, space: slot.space } == place).then_some(slot)
 }
 
+/// Whether a service has a run, or one is due.
+pub(super) fn has_run(keeper: &KeeperCommand, me: u32, place: Place, name: &ServiceName) -> bool {
+    let slot = current_slot(&Files::of(&keeper.piddir, me, name), place);
+    slot.is_some_and(|s| s.phase != Phase::Idle && s.phase != Phase::Over)
+}
+
 /// All services that have a worker, or should have one.
 pub(super) fn services(
     keeper: &KeeperCommand,
@@ -47,9 +53,7 @@ pub(super) fn services(
             Ok(Holder::Pid(pid)) => found.push((name, Found::Worker(pid))),
             Ok(Holder::Elsewhere) | Err(_) => {}
             Ok(Holder::Nobody) => {
-                let slot = current_slot(&files, place);
-                let is_open = |s: &Slot| s.phase != Phase::Idle && s.phase != Phase::Over;
-                if slot.as_ref().is_some_and(is_open) {
+                if has_run(keeper, me, place, &name) {
                     found.push((name, Found::Unwatched));
                 }
             }

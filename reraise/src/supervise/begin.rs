@@ -7,13 +7,13 @@ use std::time::Duration;
 use crate::backend::{Exit, ProcessBackend, Scope, Signal, Tree};
 use crate::config::Config;
 use crate::context::Context;
-use crate::error::Fault;
+use crate::error::{ExitCode, Fault};
 use crate::lock::{Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::{self, Files};
 use crate::slot::{Phase, Slot, SlotFile, left_status};
-use crate::supervise::launch;
+use crate::supervise::launch::{self, Loaded};
 use crate::supervise::link::Link;
 use crate::supervise::machine::{Input, Machine, Outcome};
 use crate::supervise::news::News;
@@ -176,27 +176,26 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         Task::Start { context, .. } => Context::decode(context),
         _ => Context::read(&files.file("context")),
     };
-    let Some(context) = context else {
-        without_context(&given.task, &mut link, &given.name);
-        return Ok(None);
+    let must_launch = matches!(given.task, Task::Start { .. }) && beginning == Beginning::Launch;
+    let judged = match &context {
+        Some(context) => judge(context, &given.name),
+        None => Err(without_context(&given.name)),
     };
-    let config = match launch::load(&context, &given.name) {
-        Ok(loaded) => match (loaded.problems.first(), &given.task) {
-            (Some(problem), Task::Start { .. }) if beginning == Beginning::Launch => {
-                let program = &loaded.entry.program;
-                link.tell(&News::Fault(launch::config_fault(&given.name, program, problem)));
-                return Ok(None);
-            }
-            _ => loaded.config,
-        },
-        Err(fault)
-            if matches!(given.task, Task::Start { .. }) && beginning == Beginning::Launch =>
-        {
+    let mut prepared = None;
+    let config = match (judged, context) {
+        (Ok(loaded), Some(context)) if must_launch => {
+            let config = loaded.config.clone();
+            prepared = Some((context, loaded));
+            config
+        }
+        (Ok(loaded), _) => loaded.config,
+        (Err(fault), _) if must_launch => {
             link.tell(&News::Fault(fault));
             return Ok(None);
         }
-        // A service whose script is gone can still be watched and stopped.
-        Err(fault) => {
+        // A service whose script is gone, or makes no sense any more, can
+        // still be watched and stopped.
+        (Err(fault), _) => {
             messages::say(given.name.as_str(), &fault.what);
             Config::default()
         }
@@ -213,6 +212,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         machine,
         tree: None,
         link,
+        prepared,
         is_foreground: given.is_foreground,
         published: None,
         _lock: lock,
@@ -221,14 +221,19 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
     Ok(Some(worker))
 }
 
-/// Without its surroundings a service is not started again.
-fn without_context(task: &Task, link: &mut Link, name: &ServiceName) {
-    let what = "the surroundings that it was started with are gone";
-    messages::say(name.as_str(), what);
-    if !matches!(task, Task::Resume) {
-        let advice = format!("end it by its pid, then: reraise start {name}");
-        link.tell(&News::Fault(Fault::new(crate::error::ExitCode::System, name, what, advice)));
+/// The entry and its configuration, if both may be used.
+fn judge(context: &Context, name: &ServiceName) -> Result<Loaded, Fault> {
+    let loaded = launch::load(context, name)?;
+    match loaded.problems.first() {
+        None => Ok(loaded),
+        Some(problem) => Err(launch::config_fault(name, &loaded.entry.program, problem)),
     }
+}
+
+/// Without its surroundings a service is watched and stopped, not started.
+fn without_context(name: &ServiceName) -> Fault {
+    let what = "the surroundings that it was started with are gone";
+    Fault::new(ExitCode::System, name, what, format!("start it anew: reraise start {name}"))
 }
 
 /// What is left of the slot's run. A process that lives is watched from now on,
@@ -278,8 +283,11 @@ impl<B: ProcessBackend> Worker<B> {
                 if let Task::Start { client, .. } = task {
                     self.link.answer(client, &News::Already(self.slot.pid));
                 }
-                self.feed(Input::Deadline)?;
-                then.map_or(Ok(()), |input| self.feed(input))
+                let Some(input) = then else { return self.feed(Input::Deadline) };
+                // In one step for the slot: if we die in between, our successor
+                // must still find that it was being ended.
+                let _ = self.machine.step(Input::Deadline, now);
+                self.feed(input)
             }
             Beginning::Judge(exit) => {
                 self.machine = Machine::adopted(config, seed, since.min(now), history);
@@ -338,7 +346,14 @@ impl<B: ProcessBackend> Worker<B> {
     fn note_start(&mut self, context: &[u8], beginning: Beginning) -> io::Result<()> {
         if beginning == Beginning::Launch {
             Context::keep(context, &self.files.file("context"))?;
-            self.slot = Slot { boot: self.place.boot, space: self.place.space, ..Slot::default() };
+            let mut slot =
+                Slot { boot: self.place.boot, space: self.place.space, ..Slot::default() };
+            if !self.is_cleared()? {
+                // Our successor must find what is to be ended first as well.
+                let Slot { pid, born, run, .. } = self.slot;
+                slot = Slot { phase: Phase::Restarting, pid, born, run, ..slot };
+            }
+            self.slot = slot;
             self.slot_file.write(&self.slot)?;
         }
         Wanted::Up.write(&self.files.own)

@@ -18,7 +18,7 @@ use crate::paths::Files;
 use crate::service::Entry;
 use crate::slot::{self, Phase, Slot, SlotFile};
 use crate::supervise::ladder::Whom;
-use crate::supervise::launch;
+use crate::supervise::launch::{self, Loaded};
 use crate::supervise::link::{Link, Request};
 use crate::supervise::machine::{Action, Input, Machine, Outcome, State};
 use crate::supervise::news::News;
@@ -46,6 +46,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) machine: Machine,
     pub(super) tree: Option<Tree>,
     pub(super) link: Link,
+    /// For the first launch: what was read to judge whether there can be one.
+    pub(super) prepared: Option<(Context, Loaded)>,
     /// By hand, without a keeper: standard output stays where it is.
     pub(super) is_foreground: bool,
     /// What the record last said, so that it is not written twice.
@@ -128,9 +130,12 @@ impl<B: ProcessBackend> Worker<B> {
             match request {
                 Some(Request::Start { client, context }) => self.on_start(&client, &context)?,
                 Some(Request::Stop { now }) => {
-                    self.want(Wanted::Down);
-                    // A second request is not a second TERM: it only waits.
+                    // The signal first, since it takes effect meanwhile. If we
+                    // are killed in between, the request was not acknowledged,
+                    // and our successor gets it. A second request is not a
+                    // second TERM: it only waits.
                     self.feed(if now { Input::StopNow } else { Input::Stop })?;
+                    self.want(Wanted::Down);
                 }
                 Some(Request::Leave) => self.stop(false)?,
                 Some(Request::Restart) => self.feed(Input::Restart)?,
@@ -192,7 +197,10 @@ impl<B: ProcessBackend> Worker<B> {
             }
             let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
             match (input, self.machine.state()) {
-                (Input::Launched, _) => self.link.tell(&News::Launched(pid)),
+                // Not of one that is on its way down already.
+                (Input::Launched, State::Starting { .. }) => {
+                    self.link.tell(&News::Launched(pid));
+                }
                 (Input::Deadline, State::Running) if !was_running => {
                     self.link.tell(&News::Running(pid));
                 }
@@ -249,30 +257,37 @@ impl<B: ProcessBackend> Worker<B> {
             Whom::Group => Some(Scope::Group),
             Whom::Tree => Some(self.scope()),
         };
-        let Some(tree) = &mut self.tree else { return Ok(()) };
-        let members = match scope {
-            None => vec![tree.main],
-            Some(scope) => {
-                tree.scope = scope;
-                if !tree.is_ours {
-                    tree.strays = launch::strays(&self.files);
-                }
-                self.backend.members(tree)?
+        let Some(main) = self.tree.as_ref().map(|t| t.main) else { return Ok(()) };
+        let is_ours = self.tree.as_ref().is_some_and(|t| t.is_ours) && self.backend.keeps_orphans();
+        // The main process is known without a look, and first to know; unless
+        // its end would hide from the look what it leaves.
+        let is_told = self.machine.is_alive() && (is_ours || scope.is_none());
+        if is_told {
+            self.signal_one(main, signal, is_ours)?;
+        }
+        let (Some(scope), Some(tree)) = (scope, &mut self.tree) else { return Ok(()) };
+        tree.scope = scope;
+        if !tree.is_ours {
+            tree.strays = launch::strays(&self.files);
+        }
+        let members = self.backend.members(tree)?;
+        for member in members.into_iter().filter(|&m| m != main || !is_told) {
+            self.signal_one(member, signal, is_ours)?;
+        }
+        Ok(())
+    }
+
+    fn signal_one(&mut self, member: ProcessId, signal: Signal, is_ours: bool) -> io::Result<()> {
+        if !is_ours {
+            self.backend.watch(member)?;
+        }
+        match self.backend.signal(member, signal) {
+            // Stopped processes act on nothing but KILL until continued.
+            Ok(true) if signal != Signal::SIGKILL => {
+                let _ = self.backend.signal(member, Signal::SIGCONT);
             }
-        };
-        let is_ours = tree.is_ours && self.backend.keeps_orphans();
-        for member in members {
-            if !is_ours {
-                self.backend.watch(member)?;
-            }
-            match self.backend.signal(member, signal) {
-                // Stopped processes act on nothing but KILL until continued.
-                Ok(true) if signal != Signal::SIGKILL => {
-                    let _ = self.backend.signal(member, Signal::SIGCONT);
-                }
-                Ok(_) => {}
-                Err(e) => self.say(&format!("cannot signal pid {}: {e}", member.pid)),
-            }
+            Ok(_) => {}
+            Err(e) => self.say(&format!("cannot signal pid {}: {e}", member.pid)),
         }
         Ok(())
     }
@@ -301,6 +316,10 @@ impl<B: ProcessBackend> Worker<B> {
     /// Launches anew. The error is the machine's to judge.
     fn spawn(&mut self) -> io::Result<Option<LaunchError>> {
         self.tree = None;
+        if let Some((context, loaded)) = self.prepared.take() {
+            self.machine.config = loaded.config;
+            return self.launch(&loaded.entry, &context);
+        }
         // Not kept in memory: it is large, and needed for a moment only.
         let Some(context) = Context::read(&self.files.file("context")) else {
             self.say("the surroundings that it was started with are gone");

@@ -6,8 +6,13 @@
 //! waited for. Each test has a [`support::Sandbox`] of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bad_input;
+mod bad_places;
+mod bad_records;
 mod commands;
 mod foreground;
+mod guarantees;
 mod lifecycle;
 mod support;
 mod surroundings;
+mod tree;

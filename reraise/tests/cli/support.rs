@@ -304,10 +304,12 @@ impl Sandbox {
         let me = std::process::id().cast_signed();
         let mark = [b"RERAISE_PIDDIR=", self.p.as_os_str().as_encoded_bytes()].concat();
         let path = self.root.path().as_os_str().as_encoded_bytes();
+        let has_path = |pid: i32, file: &str| {
+            fs::read(format!("/proc/{pid}/{file}"))
+                .is_ok_and(|text| text.windows(path.len()).any(|part| part == path))
+        };
         let is_marked = |pid: i32| {
-            native::carries(pid, &mark)
-                || fs::read(format!("/proc/{pid}/cmdline"))
-                    .is_ok_and(|line| line.windows(path.len()).any(|w| w == path))
+            native::carries(pid, &mark) || has_path(pid, "cmdline") || has_path(pid, "environ")
         };
         let mut ours: BTreeSet<i32> =
             all.iter().map(|p| p.pid).filter(|&pid| is_marked(pid)).collect();
@@ -422,7 +424,8 @@ pub(crate) fn finish(child: std::process::Child, command: &Command) -> Done {
             let is_running = is_alive(pid.as_raw());
             let _ = kill(pid, Signal::SIGKILL);
             let what = if is_running { "runs" } else { "has ended, but its output is held open" };
-            panic!("after {PATIENCE:?}, {command:?} {what}");
+            let words: Vec<_> = command.get_args().collect();
+            panic!("after {PATIENCE:?}, {:?} {words:?} {what}", command.get_program());
         }
     }
 }

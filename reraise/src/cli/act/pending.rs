@@ -85,6 +85,10 @@ impl Pending {
             (News::Running(_), Verb::Start { .. }) if self.is_launched => {
                 Settled::Line(self.line(name, verb))
             }
+            // It was stopped, and somebody else has started it since.
+            (News::Launched(_), Verb::Stop { .. }) if self.is_taken => {
+                Settled::Line(self.line(name, verb))
+            }
             (News::Over(outcome), _) if self.is_taken => self.over(name, entry, verb, *outcome),
             (News::Launched(_) | News::Already(_) | News::Running(_) | News::Over(_), _) => {
                 Settled::NotYet

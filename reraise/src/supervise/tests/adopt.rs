@@ -1,1 +1,319 @@
-//! x
+//! A worker dies, and another one goes on where it was.
+
+use std::fs;
+
+use super::bench::{Bench, End, secs};
+use crate::backend::fake::{Behaviour, Offspring};
+use crate::backend::{Exit, Signal};
+use crate::record;
+use crate::slot::{self, Phase};
+use crate::supervise::begin::Task;
+use crate::supervise::launch;
+use crate::supervise::link::Request;
+use crate::supervise::machine::Outcome;
+use crate::supervise::worker::Place;
+use crate::wanted::Wanted;
+
+const STOPPED: End = End::Over(Outcome::Stopped);
+const STOP: Request = Request::Stop { now: false };
+
+fn stubborn() -> Behaviour {
+    Behaviour::waits().ignoring(Signal::SIGTERM)
+}
+
+fn lasts(seconds: u64, code: i32) -> Behaviour {
+    Behaviour::exits(code).after(secs(seconds))
+}
+
+/// A service whose worker dies at that second, in that phase.
+fn crashed(bench: &Bench, second: u64, phase: Phase) {
+    assert_eq!(bench.run_until(bench.start(), second), End::TimeUp);
+    assert_eq!(bench.slot().phase, phase);
+    let _ = bench.story();
+}
+
+/// The seconds at which a signal was sent.
+fn sent(bench: &Bench, signal: Signal) -> Vec<u64> {
+    bench.fake.sent().iter().filter(|s| s.signal == signal).map(|s| s.at.as_secs()).collect()
+}
+
+#[test]
+fn a_running_service_notices_nothing() {
+    let bench = Bench::new("", [lasts(30, 4), Behaviour::waits()]);
+    crashed(&bench, 15, Phase::Up);
+    let before = (bench.slot(), bench.main());
+    bench.fake.crash();
+    assert_eq!(bench.run_until(Task::Resume, 25), End::TimeUp);
+    assert_eq!((bench.slot(), bench.main()), before);
+    let record = bench.record().unwrap();
+    // Its time goes on; the worker is another one.
+    assert_eq!((record.process(), record.more.unwrap().mono), (Some(before.1), 0));
+    assert_eq!(record.worker_process(), Some(bench.fake.us()));
+    assert_eq!((bench.fake.sent(), bench.launches().len()), (vec![], 1));
+    // And when it falls, it is raised; how it fell is known.
+    assert_eq!(bench.resume(), End::Quiet);
+    assert_eq!(bench.launches(), [0.0, 30.0]);
+    assert_eq!(bench.record().unwrap().exit, Some(4));
+}
+
+#[test]
+fn a_young_one_has_to_last_no_longer() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    crashed(&bench, 6, Phase::Up);
+    assert_eq!(bench.resume(), End::Quiet);
+    assert_eq!(bench.story(), ["10 RUN -", "10 running"]);
+}
+
+#[test]
+fn many_workers_die_over_one_run() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    crashed(&bench, 1, Phase::Up);
+    for second in 2..100 {
+        bench.fake.crash();
+        assert_eq!(bench.run_until(Task::Resume, second), End::TimeUp);
+    }
+    assert_eq!((bench.launches().len(), bench.fake.sent().len()), (1, 0));
+}
+
+#[test]
+fn failures_are_counted_across_workers() {
+    let bench = Bench::new("", [lasts(20, 1), lasts(2, 1), lasts(2, 1), lasts(2, 9)]);
+    crashed(&bench, 21, Phase::Up);
+    for second in [23, 26] {
+        bench.fake.crash();
+        assert_eq!(bench.run_until(Task::Resume, second), End::TimeUp);
+    }
+    assert_eq!(bench.resume(), End::Over(Outcome::Failed(Exit::Code(9))));
+    assert_eq!((bench.launches().len(), bench.record().unwrap().phase), (4, record::Phase::Error));
+}
+
+#[test]
+fn a_delay_ends_when_it_would_have() {
+    let lines = "config_retry_sec=50";
+    for second in [25, 40, 60] {
+        let runs = [lasts(20, 1), lasts(1, 1), lasts(1, 1), Behaviour::waits()];
+        let bench = Bench::new(lines, runs);
+        crashed(&bench, second, Phase::Delay);
+        let until = secs(0) + std::time::Duration::from_nanos(bench.slot().until);
+        assert_eq!(bench.resume(), End::Quiet);
+        assert_eq!(bench.fake.started().last().unwrap().at, until);
+        assert_eq!((bench.slot().started, bench.slot().failures), (true, 0));
+    }
+}
+
+#[test]
+fn a_stop_goes_on() {
+    let bench = Bench::new("", [stubborn()]);
+    bench.ask(20, [STOP]);
+    crashed(&bench, 30, Phase::Stopping);
+    assert_eq!(bench.resume(), STOPPED);
+    assert_eq!(
+        bench.story(),
+        ["30 TERM to main", "60 KILL to main", "60 no record", "60 over: Stopped"]
+    );
+    assert_eq!(bench.launches().len(), 1);
+}
+
+#[test]
+fn the_end_of_a_session_goes_on_though_it_is_wanted_up() {
+    let bench = Bench::new("", [stubborn()]);
+    bench.ask(20, [Request::Leave]);
+    crashed(&bench, 30, Phase::Stopping);
+    assert_eq!((bench.resume(), bench.wanted()), (STOPPED, Some(Wanted::Up)));
+}
+
+#[test]
+fn a_restart_goes_on() {
+    let bench = Bench::new("", [stubborn(), Behaviour::waits()]);
+    bench.ask(20, [Request::Restart]);
+    crashed(&bench, 30, Phase::Restarting);
+    assert_eq!(bench.resume(), End::Quiet);
+    assert_eq!((sent(&bench, Signal::SIGTERM), bench.launches()), (vec![20, 30], vec![0.0, 60.0]));
+}
+
+#[test]
+fn a_restart_whose_run_ended_meanwhile() {
+    let end = Behaviour::waits().ending_on(Signal::SIGTERM, secs(5), Exit::Code(0));
+    let bench = Bench::new("", [end, Behaviour::waits()]);
+    bench.ask(3, [Request::Restart]);
+    crashed(&bench, 6, Phase::Restarting);
+    bench.fake.crash();
+    // Nobody is there until 20.
+    bench.wait(20);
+    assert_eq!(bench.run(Task::Resume), End::Quiet);
+    assert_eq!(bench.launches(), [0.0, 20.0]);
+    assert_eq!(bench.slot().failures, 0);
+}
+
+#[test]
+fn clearing_goes_on_and_nothing_is_raised_beside_it() {
+    let child = Offspring::new(stubborn()).in_own_session();
+    let bench = Bench::new("", [lasts(20, 1).forking(child), Behaviour::waits()]);
+    crashed(&bench, 22, Phase::Clearing);
+    assert_eq!(bench.resume(), End::Quiet);
+    assert_eq!(
+        (sent(&bench, Signal::SIGTERM), sent(&bench, Signal::SIGKILL)),
+        (vec![20, 22], vec![27])
+    );
+    assert_eq!(bench.launches(), [0.0, 27.0]);
+    assert_eq!(bench.fake.living(), [bench.main()]);
+}
+
+#[test]
+fn clearing_before_a_start_goes_on_as_well() {
+    // The service was stopped by force; its child is still there.
+    let child = Offspring::new(stubborn()).in_own_session();
+    let bench = Bench::new("", [lasts(20, 1).forking(child), Behaviour::waits()]);
+    crashed(&bench, 15, Phase::Up);
+    bench.fake.crash();
+    bench.wait(30);
+    assert_eq!(bench.run_until(bench.start(), 32), End::TimeUp);
+    assert_eq!(bench.launches().len(), 1);
+    assert_eq!(bench.resume(), End::Quiet);
+    assert_eq!(bench.fake.living(), [bench.main()]);
+    assert_eq!(bench.launches(), [0.0, 37.0]);
+}
+
+#[test]
+fn what_died_while_nobody_looked_is_judged_by_the_status_that_was_left() {
+    for (status, exit, code) in [
+        (Some(3 << 8), Exit::Code(3), Some(3)),
+        (Some(9), Exit::Signal { number: 9, core: false }, Some(137)),
+        (None, Exit::Unknown, None),
+    ] {
+        let bench = Bench::new("", [lasts(7, 3)]);
+        crashed(&bench, 5, Phase::Up);
+        bench.fake.crash();
+        bench.wait(8);
+        if let Some(status) = status {
+            slot::leave_status(&bench.files.file("exit"), bench.slot().run, status).unwrap();
+        }
+        assert_eq!(bench.run(Task::Resume), End::Over(Outcome::Failed(exit)));
+        assert_eq!(bench.record().unwrap().exit, code);
+    }
+}
+
+#[test]
+fn the_status_of_another_run_is_not_believed() {
+    let bench = Bench::new("", [lasts(7, 3)]);
+    crashed(&bench, 5, Phase::Up);
+    bench.fake.crash();
+    bench.wait(8);
+    slot::leave_status(&bench.files.file("exit"), bench.slot().run ^ 1, 3 << 8).unwrap();
+    assert_eq!(bench.run(Task::Resume), End::Over(Outcome::Failed(Exit::Unknown)));
+}
+
+#[test]
+fn an_exit_that_the_system_does_not_tell_is_in_the_file() {
+    for is_left in [true, false] {
+        let bench = Bench::new("", [lasts(30, 3), Behaviour::waits()]);
+        bench.fake.hide_exits();
+        crashed(&bench, 15, Phase::Up);
+        if is_left {
+            slot::leave_status(&bench.files.file("exit"), bench.slot().run, 3 << 8).unwrap();
+        }
+        assert_eq!(bench.resume(), End::Quiet);
+        assert_eq!(bench.record().unwrap().exit, is_left.then_some(3));
+    }
+}
+
+#[test]
+fn strays_are_ended_with_the_run_that_they_belong_to() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    crashed(&bench, 15, Phase::Up);
+    // An orphan that nothing but the keeper's note ties to the run.
+    let stray = bench.fake.foreign(99, Behaviour::waits());
+    let stranger = bench.fake.foreign(98, Behaviour::waits());
+    launch::note_stray(&bench.files, stray).unwrap();
+    bench.ask(20, [STOP]);
+    bench.fake.crash();
+    bench.ask(20, [STOP]);
+    let _ = bench.run(Task::Resume);
+    assert_eq!(bench.fake.living(), [stranger]);
+    assert!(!bench.files.file("strays").exists());
+}
+
+#[test]
+fn what_is_wanted_decides_in_every_phase() {
+    for (second, phase) in [(15, Phase::Up), (25, Phase::Delay), (82, Phase::Clearing)] {
+        for (wanted, end) in [(Wanted::Up, End::Quiet), (Wanted::Down, STOPPED)] {
+            let child = Offspring::new(stubborn()).in_own_session();
+            let runs = [lasts(20, 1), lasts(1, 1), lasts(1, 1), lasts(10, 1).forking(child)];
+            let runs = runs.into_iter().chain([Behaviour::waits()]);
+            let bench = Bench::new("config_retry_sec=50\nconfig_retry_max_sec=49", runs);
+            assert_eq!(bench.run_until(bench.start(), second), End::TimeUp);
+            if phase == Phase::Clearing {
+                let until = (second..).find(|s| {
+                    bench.fake.crash();
+                    assert_eq!(bench.run_until(Task::Resume, *s), End::TimeUp);
+                    bench.slot().phase == Phase::Clearing
+                });
+                assert!(until.is_some());
+            }
+            assert_eq!(bench.slot().phase, phase);
+            wanted.write(&bench.files.own).unwrap();
+            let found = bench.resume();
+            let is_up = wanted == Wanted::Up;
+            assert!(
+                found == end || !is_up && found == End::Over(Outcome::NotRunning),
+                "{phase:?} {found:?}"
+            );
+            assert_eq!(bench.fake.living().len(), usize::from(is_up), "{phase:?} {wanted:?}");
+        }
+    }
+}
+
+#[test]
+fn after_a_reboot_old_pids_mean_nothing() {
+    for place in [Place { boot: 7, space: 2 }, Place { boot: 1, space: 7 }] {
+        let mut bench = Bench::new("", [Behaviour::waits()]);
+        crashed(&bench, 15, Phase::Up);
+        let old = bench.main();
+        bench.place = place;
+        assert_eq!(bench.resume(), End::Quiet);
+        assert_eq!((bench.launches().len(), bench.fake.sent()), (2, vec![]));
+        assert!(bench.fake.is_alive(old), "a stranger by now");
+    }
+}
+
+#[test]
+fn a_stranger_with_the_pid_is_never_signalled() {
+    let bench = Bench::new("", [lasts(20, 1), Behaviour::waits()]);
+    crashed(&bench, 15, Phase::Up);
+    let old = bench.main();
+    bench.fake.crash();
+    bench.wait(21);
+    let stranger = bench.fake.reuse(old.pid);
+    assert_eq!(bench.run_until(Task::Resume, 25), End::TimeUp);
+    bench.fake.crash();
+    assert_eq!(bench.run(Task::Stop { now: true }), STOPPED);
+    assert_eq!(bench.fake.living(), [stranger]);
+    assert!(bench.fake.sent().iter().all(|s| s.process != stranger));
+}
+
+#[test]
+fn a_script_that_is_gone_does_not_hinder_a_stop() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    crashed(&bench, 15, Phase::Up);
+    fs::remove_file(bench.script()).unwrap();
+    bench.fake.crash();
+    assert_eq!(bench.run_until(Task::Resume, 20), End::TimeUp);
+    bench.fake.crash();
+    assert_eq!(bench.run(Task::Stop { now: false }), STOPPED);
+    assert_eq!(bench.fake.living(), []);
+}
+
+#[test]
+fn tasks_for_a_living_run() {
+    let bench = Bench::new("", [stubborn(), Behaviour::waits()]);
+    crashed(&bench, 15, Phase::Up);
+    bench.fake.crash();
+    assert_eq!(bench.run_until(bench.start(), 20), End::TimeUp);
+    assert!(bench.story().contains(&"15 already".to_owned()));
+    bench.fake.crash();
+    assert_eq!(bench.run_until(Task::Restart, 60), End::TimeUp);
+    assert_eq!(bench.launches(), [0.0, 50.0]);
+    bench.fake.crash();
+    assert_eq!(bench.run(Task::Stop { now: true }), STOPPED);
+    assert_eq!(bench.fake.living(), []);
+}

@@ -216,6 +216,14 @@ impl Bench {
         self.fake.started().last().unwrap().process
     }
 
+    /// Lets time pass while there is no worker.
+    pub(super) fn wait(&self, second: u64) {
+        let mut fake = self.fake.clone();
+        while fake.now() < secs(second) {
+            let _ = fake.next_event(Some(secs(second))).unwrap();
+        }
+    }
+
     pub(super) fn now(&self) -> Duration {
         self.fake.now()
     }

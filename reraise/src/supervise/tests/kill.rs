@@ -1,1 +1,192 @@
-//! x
+//! A worker is killed before each of its calls to the system in turn, and
+//! another one takes over. Whatever the moment: never two runs, no lost service,
+//! and what was asked for is done.
+
+use super::bench::{Bench, End, secs};
+use crate::backend::fake::{Behaviour, Offspring};
+use crate::backend::{Exit, Signal};
+use crate::record::Phase;
+use crate::supervise::begin::Task;
+use crate::supervise::link::Request;
+use crate::wanted::Wanted;
+
+fn stubborn() -> Behaviour {
+    Behaviour::waits().ignoring(Signal::SIGTERM)
+}
+
+/// Calls `each` with a bench whose worker was killed before its n-th call, for
+/// all n until one came to its end; that is shown as well.
+fn at_every_call(
+    make: impl Fn() -> Bench,
+    task: impl Fn(&Bench) -> Task,
+    each: impl Fn(&Bench, End, usize),
+) {
+    for calls in 0..10_000 {
+        let bench = make();
+        let end = bench.run_calls(task(&bench), calls);
+        if end == End::Killed {
+            bench.fake.crash();
+        }
+        each(&bench, end, calls);
+        if end != End::Killed {
+            assert!(calls > 10, "only {calls} calls");
+            return;
+        }
+    }
+    panic!("it never ends");
+}
+
+#[test]
+fn a_start() {
+    let make = || {
+        let mut bench = Bench::new("", [Behaviour::waits()]);
+        bench.is_single = true;
+        bench
+    };
+    at_every_call(make, Bench::start, |bench, end, calls| {
+        if end == End::Killed {
+            // The keeper repeats what its worker has said nothing about.
+            let has_spoken = bench.story().iter().any(|s| s.ends_with("launched"));
+            let task = if has_spoken { Task::Resume } else { bench.start() };
+            assert_eq!(bench.run(task), End::Quiet, "{calls}");
+        }
+        assert_eq!(bench.fake.living(), [bench.main()], "{calls}");
+        assert_eq!(bench.record().unwrap().phase, Phase::Run, "{calls}");
+        assert_eq!(bench.record().unwrap().process(), Some(bench.main()), "{calls}");
+        assert_eq!(bench.wanted(), Some(Wanted::Up), "{calls}");
+        assert!(bench.fake.sent().iter().all(|s| s.process != bench.main()), "{calls}");
+    });
+}
+
+#[test]
+fn a_start_that_finds_something_left() {
+    let make = || {
+        let child = Offspring::new(stubborn()).in_own_session();
+        let fall = Behaviour::exits(1).after(secs(20)).forking(child);
+        let bench = Bench::new("", [fall, Behaviour::waits()]);
+        assert_eq!(bench.run_until(bench.start(), 15), End::TimeUp);
+        bench.fake.crash();
+        bench.wait(30);
+        let _ = bench.story();
+        bench
+    };
+    at_every_call(make, Bench::start, |bench, end, calls| {
+        if end == End::Killed {
+            let has_spoken = bench.story().iter().any(|s| s.ends_with("launched"));
+            let task = if has_spoken { Task::Resume } else { bench.start() };
+            assert_eq!(bench.run(task), End::Quiet, "{calls}");
+        }
+        assert_eq!(bench.fake.living(), [bench.main()], "{calls}");
+        assert_eq!(bench.record().unwrap().phase, Phase::Run, "{calls}");
+    });
+}
+
+#[test]
+fn a_fall_that_leaves_something() {
+    let make = || {
+        let child = Offspring::new(stubborn()).in_own_session();
+        let fall = Behaviour::exits(1).after(secs(20)).forking(child);
+        Bench::new("", [fall.clone(), fall, Behaviour::waits()])
+    };
+    at_every_call(make, Bench::start, |bench, end, calls| {
+        if end == End::Killed {
+            let has_spoken = bench.story().iter().any(|s| s.ends_with("launched"));
+            let task = if has_spoken { Task::Resume } else { bench.start() };
+            assert_eq!(bench.run(task), End::Quiet, "{calls}");
+        }
+        assert_eq!(bench.fake.living(), [bench.main()], "{calls}");
+        assert_eq!(bench.record().unwrap().phase, Phase::Run, "{calls}");
+        assert!((3..=4).contains(&bench.launches().len()), "{calls}: {:?}", bench.launches());
+    });
+}
+
+/// A service that has run for 20 seconds is asked for something by its keeper.
+fn asked(request: &Request) -> Bench {
+    let child = Offspring::new(stubborn()).in_own_session();
+    let end = Behaviour::waits().ending_on(Signal::SIGTERM, secs(2), Exit::Code(0));
+    let bench = Bench::new("config_stop_to=process", [end.forking(child), Behaviour::waits()]);
+    assert_eq!(bench.run_until(bench.start(), 15), End::TimeUp);
+    bench.fake.crash();
+    bench.ask(20, [request.clone()]);
+    bench
+}
+
+/// What the keeper gives to a successor.
+fn next(bench: &Bench, request: &Request) -> Task {
+    match request {
+        _ if bench.acks() > 0 => Task::Resume,
+        Request::Stop { now } => Task::Stop { now: *now },
+        Request::Restart => Task::Restart,
+        Request::Start { .. } => bench.start(),
+        Request::Leave => Task::Resume,
+    }
+}
+
+#[test]
+fn a_stop() {
+    for request in [Request::Stop { now: false }, Request::Stop { now: true }] {
+        at_every_call(
+            || asked(&request),
+            |_| Task::Resume,
+            |bench, end, calls| {
+                if end == End::Killed {
+                    let end = bench.run(next(bench, &request));
+                    assert!(matches!(end, End::Over(_)), "{calls} {end:?}");
+                }
+                assert_eq!(bench.fake.living(), [], "{calls}");
+                assert_eq!(
+                    (bench.launches().len(), bench.wanted()),
+                    (1, Some(Wanted::Down)),
+                    "{calls}"
+                );
+                assert_eq!(bench.record().map(|r| r.to_line()), None, "{calls}");
+            },
+        );
+    }
+}
+
+#[test]
+fn a_restart() {
+    let request = Request::Restart;
+    at_every_call(
+        || asked(&request),
+        |_| Task::Resume,
+        |bench, end, calls| {
+            if end == End::Killed {
+                assert_eq!(bench.run(next(bench, &request)), End::Quiet, "{calls}");
+            }
+            assert_eq!(bench.fake.living(), [bench.main()], "{calls}");
+            assert_eq!(bench.record().unwrap().phase, Phase::Run, "{calls}");
+            // It was raised anew; twice where the first worker could not say so.
+            assert!((2..=3).contains(&bench.launches().len()), "{calls}: {:?}", bench.launches());
+        },
+    );
+}
+
+#[test]
+fn workers_that_are_killed_again_and_again() {
+    for calls in [3, 8, 12, 17, 25, 40] {
+        let mut bench = Bench::new(
+            "",
+            [
+                Behaviour::exits(1).after(secs(20)),
+                Behaviour::exits(1).after(secs(3)),
+                Behaviour::waits(),
+            ],
+        );
+        bench.is_single = true;
+        let mut task = bench.start();
+        for _ in 0..200 {
+            if bench.run_calls(task, calls) != End::Killed {
+                break;
+            }
+            let has_begun = bench.wanted() == Some(Wanted::Up);
+            task = if has_begun { Task::Resume } else { bench.start() };
+            bench.fake.crash();
+        }
+        assert!(bench.fake.living().len() <= 1, "{calls}");
+        assert_eq!(bench.run(Task::Resume), End::Quiet, "{calls}");
+        assert_eq!(bench.fake.living(), [bench.main()], "{calls}");
+        assert!(bench.now() < secs(100), "{calls}");
+    }
+}

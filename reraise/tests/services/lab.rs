@@ -157,7 +157,8 @@ impl Lab {
             new.is_some() && self.record().is_some_and(|record| record.worker == new)
         });
         assert_eq!(self.pid(), tree[0].pid);
-        assert_eq!(alive(&tree), tree);
+        // Some of the others may have been about to end: who served the last ping.
+        assert_eq!(alive(&tree[..1]), tree[..1]);
         assert!(ping());
         self.runs();
     }

@@ -96,20 +96,41 @@ pub unsafe fn fork_beside() -> io::Result<Option<Pid>> {
     }
 }
 
-/// `fork(2)`. `None` in the child.
+/// Forks a child that runs `run(argument)` (fork(2)), on a copy of our stack:
+/// another one is for systems that count a process's pages as its price.
 ///
 /// # Errors
 /// `EAGAIN` or `ENOMEM`.
 ///
 /// # Safety
-/// The process must be single-threaded.
-pub unsafe fn fork_lightly() -> io::Result<Option<Pid>> {
+/// The process must be single-threaded, and `run` must not return.
+pub unsafe fn fork_onto(
+    _stack: *mut [u8],
+    run: extern "C" fn(*mut libc::c_void) -> libc::c_int,
+    argument: *mut libc::c_void,
+) -> io::Result<i32> {
     // SAFETY: the caller's promise.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(Some(child)),
-        ForkResult::Child => Ok(None),
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(child.as_raw()),
+        nix::unistd::ForkResult::Child => {
+            let code = run(argument);
+            // SAFETY: it should not have come back; nothing is cleaned up.
+            unsafe { libc::_exit(code) }
+        }
     }
 }
+
+/// The first stack is kept here, see [`fork_onto`].
+#[must_use]
+pub fn first_stack() -> Option<(usize, usize)> {
+    None
+}
+
+/// See [`first_stack`].
+pub fn leave_first_stack(_first: (usize, usize)) {}
+
+/// See [`first_stack`].
+pub fn guard(_page: usize) {}
 
 /// New memory, zeroed; private memory is not inherited by a fork (minherit(2),
 /// which all BSDs and macOS have; `INHERIT_NONE` is 2 in every sys/mman.h, and

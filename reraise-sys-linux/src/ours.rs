@@ -66,19 +66,60 @@ pub unsafe fn fork_beside() -> io::Result<Option<Pid>> {
     unsafe { clone(libc::CLONE_PARENT | libc::SIGCHLD) }
 }
 
-/// Forks without the C library, which writes to its own data in each child
-/// (locks that a single thread does not need): pages that every worker would
-/// have for itself. `None` in the child.
+/// Forks a child that runs `run(argument)` on another stack (`clone(2)`), so that
+/// it needs nothing of its parent's; and without what the C library does at a
+/// fork, which is to write to its own data in each child, for threads that we do
+/// not have. Either would be a few pages for each worker.
 ///
 /// # Errors
 /// `EAGAIN` or `ENOMEM`, as `fork(2)`.
 ///
 /// # Safety
-/// The process must be single-threaded. In the child, the thread id that the
+/// The process must be single-threaded, the stack must be used by nobody else in
+/// the child, and `run` must not return. In the child, the thread id that the
 /// library remembers is its parent's; nothing but robust mutexes uses it.
-pub unsafe fn fork_lightly() -> io::Result<Option<Pid>> {
-    // SAFETY: the caller's promise.
-    unsafe { clone(libc::SIGCHLD) }
+pub unsafe fn fork_onto(
+    stack: *mut [u8],
+    run: extern "C" fn(*mut libc::c_void) -> libc::c_int,
+    argument: *mut libc::c_void,
+) -> io::Result<i32> {
+    let top = stack.cast::<u8>().wrapping_add(stack.len());
+    // SAFETY: no memory is shared with the child, which has its own copy of
+    // stack and argument; the rest is the caller's promise.
+    let pid = unsafe { libc::clone(run, top.cast(), libc::SIGCHLD, argument) };
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) }
+}
+
+/// Where the stack lies that the kernel gave us (`/proc/self/maps`).
+#[must_use]
+pub fn first_stack() -> Option<(usize, usize)> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|line| line.ends_with("[stack]"))?;
+    let (from, to) = line.split_ascii_whitespace().next()?.split_once('-')?;
+    let number = |text| usize::from_str_radix(text, 16).ok();
+    Some((number(from)?, number(to)?))
+}
+
+/// Gives up the stack that the kernel gave our parent, and with it what it holds
+/// of arguments and environment: neither must be asked for afterwards. (Telling
+/// the C library so, with `clearenv(3)`, would write to two pages of its own.)
+/// To be called on another stack.
+pub fn leave_first_stack(first: (usize, usize)) {
+    // Below it nothing is mapped for at least a megabyte (`stack_guard_gap`),
+    // and by so much it may have grown since it was looked at.
+    const GROWTH: usize = 1 << 20;
+    let from = first.0.saturating_sub(GROWTH);
+    let start = std::ptr::with_exposed_provenance_mut(from);
+    // SAFETY: our frames are elsewhere, and nothing else lies there.
+    unsafe { libc::munmap(start, first.1 - from) };
+}
+
+/// Makes a page untouchable, so that a stack that grows into it is no silent
+/// damage (`mprotect(2)`).
+pub fn guard(page: usize) {
+    let start = std::ptr::with_exposed_provenance_mut(page);
+    // SAFETY: the caller keeps nothing there.
+    unsafe { libc::mprotect(start, 4096, libc::PROT_NONE) };
 }
 
 /// # Safety

@@ -264,8 +264,10 @@ pub fn closed(path: &Path) -> Fault {
         let entered = fs::metadata(step.join("."));
         entered.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
     };
-    let what = format!("cannot be reached by user {me}");
+    let what = format!("cannot be reached by user {me}: permission denied");
+    let is_mine = |step: &Path| fs::metadata(step).is_ok_and(|m| m.uid() == me.as_raw());
     let advice = match way.iter().rev().find(is_closed) {
+        Some(step) if is_mine(step) => format!("open it: chmod u+rx {}", step.display()),
         Some(step) => format!("let others pass through it: chmod o+x {}", step.display()),
         None => format!("see its owner and mode with: ls -ld {}", path.display()),
     };

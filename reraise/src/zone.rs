@@ -48,6 +48,8 @@ const MOST_ALIGNED: usize = 64;
 struct State {
     is_own: bool,
     has_own: bool,
+    /// See [`native::first_stack`].
+    first_stack: Option<(usize, usize)>,
     /// Code and constants, see [`native::code`].
     code: [(usize, usize); CODE],
     own: Own,
@@ -62,10 +64,35 @@ unsafe impl Sync for Single {}
 static STATE: Single = Single(UnsafeCell::new(State {
     is_own: false,
     has_own: false,
+    first_stack: None,
     code: [(0, 0); CODE],
     own: Own::new(),
     common: Common::new(),
 }));
+
+/// Where workers have their stack: with the rest, so that it needs no page table
+/// of its own. Pages that are not used cost nothing.
+#[repr(C, align(4096))]
+struct Stack(UnsafeCell<[u8; STACK]>);
+// SAFETY: only the worker that runs on it uses it.
+unsafe impl Sync for Stack {}
+
+/// Several times what a worker needs at most.
+const STACK: usize = 192 << 10;
+static WORKERS_STACK: Stack = Stack(UnsafeCell::new([0; STACK]));
+
+/// The stack of a worker.
+pub(crate) fn stack() -> *mut [u8] {
+    WORKERS_STACK.0.get()
+}
+
+/// In a worker, which runs on [`stack`]: gives up the one that its parent had.
+pub(crate) fn leave_parents_stack() {
+    native::guard(stack().addr());
+    if let Some(first) = with(|state| state.first_stack) {
+        native::leave_first_stack(first);
+    }
+}
 
 /// Calls `act` with the state.
 fn with<T>(act: impl FnOnce(&mut State) -> T) -> T {
@@ -77,7 +104,8 @@ fn with<T>(act: impl FnOnce(&mut State) -> T) -> T {
 /// From now on allocations are the keeper's own.
 pub fn keep_own() {
     // Asked for here: the answer takes locks, which lie on further pages.
-    let code = native::code();
+    let (code, first_stack) = (native::code(), native::first_stack());
+    with(|state| state.first_stack = first_stack);
     with(|state| state.code.iter_mut().zip(code).for_each(|(slot, part)| *slot = part));
     with(|state| (state.is_own, state.has_own) = (true, true));
 }

@@ -45,11 +45,12 @@ cfg_if::cfg_if! {
     }
 }
 
-pub use super::spawn::{exec_beside, exit_now, fork_plainly, keep_only, set_groups};
+pub use super::spawn::{exec_beside, exit_now, fork_with, keep_only, set_groups};
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
-    carries, children, close_from, code, disable_pidfd, discard, fork_beside, fork_lightly,
-    has_handles, map_memory, parent, peek_child, pid_space, processes, send, set_title,
+    carries, children, close_from, code, disable_pidfd, discard, first_stack, fork_beside,
+    fork_onto, guard, has_handles, leave_first_stack, map_memory, parent, peek_child, pid_space,
+    processes, send, set_title,
 };
 
 /// What the system crates must export. One that drifts fails here, on its line.
@@ -68,7 +69,14 @@ mod contract {
     const _: bool = sys::KEEPS_ORPHANS;
     const _: fn(i32) = sys::close_from;
     const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_beside;
-    const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_lightly;
+    const _: unsafe fn(
+        *mut [u8],
+        extern "C" fn(*mut libc::c_void) -> libc::c_int,
+        *mut libc::c_void,
+    ) -> Result<i32> = sys::fork_onto;
+    const _: fn() -> Option<(usize, usize)> = sys::first_stack;
+    const _: fn((usize, usize)) = sys::leave_first_stack;
+    const _: fn(usize) = sys::guard;
     const _: fn() -> i32 = sys::parent;
     const _: fn() -> Result<Option<(i32, i32)>> = sys::peek_child;
     const _: fn(&CStr) = sys::set_title;

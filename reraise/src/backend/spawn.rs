@@ -13,7 +13,7 @@
 //! Between fork and exec nothing may allocate. Everything that the child needs
 //! is prepared before, and its errors travel as two numbers.
 
-use std::ffi::{CStr, CString, OsStr, c_char};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -83,18 +83,30 @@ pub fn exec_beside(program: &Path, words: &[&OsStr]) -> io::Result<i32> {
     exit(CANNOT_RUN)
 }
 
-/// A fork for a child that goes on as we do: its pid, or `None` in the child.
+/// Forks a child of ours that lives `life`, with what it is given, on a stack of
+/// its own; its pid.
 ///
 /// # Errors
 /// As `fork(2)`.
-pub fn fork_plainly() -> io::Result<Option<i32>> {
-    // SAFETY: keeper and workers have a single thread, so that the child may do
-    // whatever its parent could.
-    let child = unsafe { super::native::fork_lightly() }?;
-    Ok(child.map(nix::unistd::Pid::as_raw))
+pub fn fork_with<T>(given: T, life: fn(T) -> !) -> io::Result<i32> {
+    extern "C" fn begin<T>(argument: *mut c_void) -> c_int {
+        // SAFETY: the pointer that was handed over below, to the child's own
+        // copy of the box.
+        let pair: Box<(T, fn(T) -> !)> = unsafe { Box::from_raw(argument.cast()) };
+        let (given, life) = *pair;
+        crate::zone::leave_parents_stack();
+        life(given)
+    }
+    let pair = Box::into_raw(Box::new((given, life)));
+    // SAFETY: keeper and workers have a single thread, `begin` does not return,
+    // and the parent never uses that stack.
+    let forked = unsafe { super::native::fork_onto(crate::zone::stack(), begin::<T>, pair.cast()) };
+    // SAFETY: this is the parent's copy, which nobody else has.
+    drop(unsafe { Box::from_raw(pair) });
+    forked
 }
 
-/// In a child of [`fork_plainly`]: closes everything inherited but 0, 1, 2 and
+/// In a child of [`fork_with`]: closes everything inherited but 0, 1, 2 and
 /// this socket. What else the parent had open must not be used any more.
 #[must_use]
 pub fn keep_only(socket: UnixStream) -> UnixStream {

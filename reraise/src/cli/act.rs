@@ -161,6 +161,7 @@ fn precheck(
         return foreign::legacy(name, &seen, verb).map(|()| None).map_err(Stay::Fault);
     }
     let worker = seen.record.as_ref().and_then(|r| r.worker);
+    let log = setting.dirs.logdir(setting.dirs.uid()).join(name.as_str()).join("current");
     match verb {
         Verb::Start { .. } => {
             if matches!(seen.state, State::Running | State::Starting) && !seen.is_unwatched {
@@ -169,7 +170,7 @@ fn precheck(
             }
             startable(line, name).map_err(Stay::Fault)?;
             recordable(setting, name).map_err(Stay::Fault)?;
-            Ok(Some(Pending::new(worker)))
+            Ok(Some(Pending::new(worker, log)))
         }
         Verb::Stop { .. } if is_idle(setting, name, &seen) => {
             console::line(&format!("{name}: skip (because not running)"));
@@ -185,7 +186,7 @@ fn precheck(
             console::fault(&Fault::new(ExitCode::NotRunning, name, what, advice));
             Err(Stay::Code(ExitCode::NotRunning))
         }
-        Verb::Stop { .. } | Verb::Restart { .. } => Ok(Some(Pending::new(worker))),
+        Verb::Stop { .. } | Verb::Restart { .. } => Ok(Some(Pending::new(worker, log))),
     }
 }
 

@@ -100,7 +100,7 @@ fn start_keeper(piddir: &Path) -> Result<(), Fault> {
     let program = worker_program();
     let cannot = |e: &io::Error| {
         let fault = Fault::system(program.display(), "cannot start it", e);
-        if e.kind() != io::ErrorKind::NotFound {
+        if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) {
             return fault;
         }
         let advice = "install both programs in one directory, as cargo install does";

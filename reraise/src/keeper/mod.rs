@@ -40,6 +40,8 @@ use registry::{Client, Effect, End, Registry};
 /// What a keeper says on standard output once it can be connected to.
 pub const READY: &str = "ready\n";
 
+/// How long nothing must have happened before the keeper takes its rest.
+const SILENCE: Duration = Duration::from_millis(200);
 /// How long a peer that is behind is left alone, at first and at most.
 const FIRST_NAP: Duration = Duration::from_millis(2);
 const LAST_NAP: Duration = Duration::from_secs(1);
@@ -95,6 +97,8 @@ struct Keeper {
     /// Connections that are behind with reading, and when to try again: there
     /// is nothing to wait on that would say so, and it is rare and short.
     behind: BTreeSet<u64>,
+    /// Nothing has happened for a moment.
+    was_silent: bool,
     patience_with_peers: Duration,
     /// Until when a keeper that nobody has called yet waits for whoever
     /// started it.
@@ -118,6 +122,9 @@ pub fn run(program: PathBuf, piddir: PathBuf) -> Result<(), Fault> {
     let shown = piddir.display().to_string();
     let state = paths::prepare_piddir(&piddir, me)?;
     let command = KeeperCommand { program, piddir, state };
+    // std's own looks at the environment, which a worker does not have. No
+    // captures: it must be there for the workers as well.
+    std::panic::set_hook(Box::new(|info| messages::say("panic", &info.to_string())));
     let begun = Keeper::begin(command, me);
     let mut keeper = match begun {
         Ok(Some(keeper)) => keeper,
@@ -173,6 +180,7 @@ impl Keeper {
             strays: BTreeMap::new(),
             me,
             behind: BTreeSet::new(),
+            was_silent: false,
             patience_with_peers: FIRST_NAP,
             patience: Some(now() + PATIENCE),
         };
@@ -223,7 +231,19 @@ impl Keeper {
             let left = due.map(|due| due.saturating_sub(now()));
             let nap = (!self.behind.is_empty()).then_some(self.patience_with_peers);
             let left = left.into_iter().chain(nap).min();
-            match self.queue.next(left) {
+            // After a moment of silence: in the middle of work it would only
+            // be needed again.
+            let left = match left {
+                None if !self.was_silent => Some(SILENCE),
+                None => {
+                    zone::rest(true);
+                    None
+                }
+                some => some,
+            };
+            let heard = self.queue.next(left);
+            self.was_silent = matches!(heard, Ok(None));
+            match heard {
                 Ok(Some(QueueEvent::Signal(signal))) => self.on_signal(signal),
                 Ok(Some(QueueEvent::Readable(LISTENER))) => self.accept(),
                 Ok(Some(QueueEvent::Readable(token))) => self.on_readable(token),

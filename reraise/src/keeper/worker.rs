@@ -1,6 +1,6 @@
 //! Forking a worker.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::io;
 use std::os::unix::net::UnixStream;
 
@@ -11,9 +11,16 @@ use crate::supervise::begin::{self, Assignment, Task};
 use crate::supervise::link::{KeeperCommand, Link};
 use crate::supervise::worker::Place;
 
+/// What a worker is given. All of it was copied into the common zone.
+struct Given {
+    assignment: Assignment,
+    keeper: KeeperCommand,
+    title: CString,
+    socket: UnixStream,
+}
+
 /// Forks a worker; its pid and our end of the connection to it. To be called in
-/// the common zone: all that the worker is given is copied there before, since
-/// it does not inherit what the keeper keeps for itself.
+/// the common zone: what the keeper keeps for itself, a worker does not inherit.
 pub(super) fn fork(
     keeper: &KeeperCommand,
     name: &ServiceName,
@@ -30,18 +37,15 @@ pub(super) fn fork(
         link: Link::none(),
         is_foreground: false,
     };
-    let keeper = keeper.clone();
-    match native::fork_plainly()? {
-        Some(pid) => Ok((pid, ours)),
-        None => be(assignment, keeper, &title, theirs),
-    }
+    let given = Given { assignment, keeper: keeper.clone(), title, socket: theirs };
+    Ok((native::fork_with(given, live)?, ours))
 }
 
 /// The life of a worker.
-#[inline(never)]
-fn be(assignment: Assignment, keeper: KeeperCommand, title: &CStr, socket: UnixStream) -> ! {
+fn live(given: Given) -> ! {
+    let Given { assignment, keeper, title, socket } = given;
     let socket = native::keep_only(socket);
-    native::set_title(title);
+    native::set_title(&title);
     let name = assignment.name.clone();
     let link = Link::new(socket, &name, keeper);
     let assignment = Assignment { link, ..assignment };

@@ -218,7 +218,9 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         _lock: lock,
     });
     worker.begin(&given.task, beginning, remains)?;
-    Ok(Some(worker))
+    // Moved to where it lies together with what else stays: what was needed for
+    // a moment is gone now.
+    Ok(Some(Box::new(*worker)))
 }
 
 /// The entry and its configuration, if both may be used.

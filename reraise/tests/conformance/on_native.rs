@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
-use reraise::backend::native::{self, Native};
+use reraise::backend::native::Native;
 use reraise::backend::{Launch, ProcessBackend, ProcessId, run_entry};
 use tempfile::TempDir;
 
@@ -33,7 +33,7 @@ impl OnNative {
     /// As on a kernel without pidfd_open.
     #[cfg(target_os = "linux")]
     pub(crate) fn without_pidfd() -> Self {
-        native::disable_pidfd();
+        reraise::backend::native::disable_pidfd();
         Self::new()
     }
 

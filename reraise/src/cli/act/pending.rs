@@ -1,6 +1,8 @@
 //! One service that a command waits for. Pure: what it hears decides whether
 //! the wait is over, and what is printed.
 
+use std::path::PathBuf;
+
 use reraise::error::{ExitCode, Fault};
 use reraise::name::ServiceName;
 use reraise::service::Entry;
@@ -15,6 +17,8 @@ use crate::cli::client::Word;
 pub(super) struct Pending {
     /// The worker as the record named it, for the line that is printed.
     worker: Option<i32>,
+    /// Where its output goes unless its script says otherwise.
+    log: PathBuf,
     /// A worker has the request; what came before was not about it.
     is_taken: bool,
     /// `start` was printed.
@@ -34,8 +38,8 @@ pub(super) enum Settled {
 }
 
 impl Pending {
-    pub(super) fn new(worker: Option<i32>) -> Self {
-        Self { worker, is_taken: false, is_launched: false, survivors: Vec::new() }
+    pub(super) fn new(worker: Option<i32>, log: PathBuf) -> Self {
+        Self { worker, log, is_taken: false, is_launched: false, survivors: Vec::new() }
     }
 
     pub(super) fn hear(
@@ -116,7 +120,7 @@ impl Pending {
         let failed = |what: String, advice: String| {
             Settled::Fault(None, Fault::new(ExitCode::Failed, name, what, advice))
         };
-        let log = format!("see its output: tail $RERAISE_LOGDIR/{name}/current");
+        let log = format!("see its output: tail {}", self.log.display());
         match (outcome, verb) {
             (Outcome::Stopped, Verb::Stop { .. }) => Settled::Line(self.line(name, verb)),
             (Outcome::Done(_), Verb::Start { .. }) => Settled::Line(self.line(name, verb)),

@@ -248,9 +248,11 @@ fn idle_costs_nothing() {
         s.up(name);
     }
     // One that was adopted, and workers that another keeper forked.
-    signal(s.worker("one"), Signal::SIGKILL);
-    let keeper = s.keeper();
-    signal(keeper, Signal::SIGKILL);
+    let (worker, keeper) = (s.worker("one"), s.keeper());
+    for pid in [worker, keeper] {
+        signal(pid, Signal::SIGKILL);
+        wait_gone(pid);
+    }
     wait_for("another keeper", || s.find_keeper().is_some_and(|new| new != keeper));
     // It knows all of them when it can answer for each.
     names.iter().for_each(|name| drop(s.ok(&["start", name])));

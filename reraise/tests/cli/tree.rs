@@ -243,7 +243,6 @@ fn detached_ones_may_live_if_the_script_says_so() {
 }
 
 /// What outlives KILL: here a process that its service's user may not signal.
-#[cfg(target_os = "linux")]
 #[test]
 fn survivors_are_named() {
     if crate::support::skip_unless_root("a process that another user's service may not signal") {

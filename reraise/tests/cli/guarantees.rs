@@ -266,7 +266,7 @@ fn idle_costs_nothing() {
     // The end of the work that we have just caused is not idleness.
     wait_for("them to come to rest", || {
         let before = look();
-        crate::support::is_quiet(std::os::fd::AsFd::as_fd(&reader), Duration::from_millis(200));
+        crate::support::is_quiet(std::os::fd::AsFd::as_fd(&reader), Duration::from_secs(1));
         before == look()
     });
     let before = look();

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The memory of 20 idle services and their context switches, against a ceiling. With no
+# The memory of 100 idle services and their context switches, against a ceiling. With no
 # argument both builds are measured: the release archive's (static, small) and the one that
 # `cargo install reraise` makes (dynamic, default profile). ci/footprint.sh DIR measures DIR's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# kB of private memory and page tables of keeper and workers, a service. runit's runsv takes
-# 133: half of that is 66, and a keeper shared by 20 (not by 100) services adds at most 14.
-ceiling=80
+# kB of private memory and page tables of keeper and workers, a service: half of what runit's
+# runsv takes (132).
+ceiling=66
 
 measure() {
-    ci/bench --peers reraise --tests memory,idle --services 20 --idle-sec 3 \
+    ci/bench --peers reraise --tests memory,idle --services 100 --idle-sec 3 \
         --max-kb "$ceiling" --max-switches 0 "$1"
 }
 if [ $# -gt 0 ]; then

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{SLEEPER, Sandbox, wait_gone};
+use crate::support::{SLEEPER, Sandbox, wait_for, wait_gone};
 
 /// The word that a program prints.
 fn word_of(program: &str, argument: &str) -> String {
@@ -210,6 +210,8 @@ fn clean_removes_what_is_over_and_nothing_else() {
     s.reraise(&["start", "--wait", "broken"]).expect(1);
     fs::write(s.p.join("old"), "RUN - 4000000 4000001 1700000000\n").unwrap();
     assert_eq!(s.status("old"), "seems-not-running");
+    // A worker that is just leaving still has its service.
+    wait_for("the worker to leave", || s.find_worker("broken").is_none());
     let out = s.ok(&["clean"]);
     assert_eq!(out, "broken: clean\nold: clean\n");
     assert_eq!((s.status("web"), s.status("broken")), ("running".into(), "not-running".into()));

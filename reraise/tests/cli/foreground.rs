@@ -39,15 +39,22 @@ const TALKER: &str = "config_start_sec=0\necho hello\nexec sleep 1000000";
 #[test]
 fn its_output_stays_where_it_is_and_term_stops_it() {
     let s = Sandbox::new();
-    s.script("web", TALKER);
+    let fifo = s.fifo("said");
+    let shown = fifo.shown();
+    s.script(
+        "web",
+        &format!("config_start_sec=0\necho hello\necho said >{shown}\nexec sleep 1000000"),
+    );
     let web = Foreground::of(&s, "web");
     let record = s.wait_phase("web", Phase::Run);
     assert_eq!(record.worker, Some(web.pid()));
     assert_eq!(s.worker("web"), web.pid());
     let pid = record.pid.unwrap();
+    assert_eq!(fifo.line(), "said");
     // It is raised there too.
     signal(pid, Signal::SIGKILL);
     let pid = s.wait_raised("web", pid);
+    assert_eq!(fifo.line(), "said");
     assert_eq!(s.find_keeper(), None);
     signal(web.pid(), Signal::SIGTERM);
     let done = web.finish().expect(0);

@@ -235,11 +235,15 @@ impl Sandbox {
         wait_some(&format!("the pid of {name}"), || self.record(name)?.pid)
     }
 
-    /// The worker of a service: whoever holds its lock.
+    /// The worker of a service, if it has one: whoever holds its lock.
+    pub(crate) fn find_worker(&self, name: &str) -> Option<i32> {
+        holder(&self.state().join("s").join(name).join("lock"))
+    }
+
+    /// The worker of a service.
     #[track_caller]
     pub(crate) fn worker(&self, name: &str) -> i32 {
-        let path = self.state().join("s").join(name).join("lock");
-        wait_some(&format!("the worker of {name}"), || holder(&path))
+        wait_some(&format!("the worker of {name}"), || self.find_worker(name))
     }
 
     /// The keeper, if there is one: whoever holds its lock.

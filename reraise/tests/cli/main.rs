@@ -5,7 +5,6 @@
 //! time to pass; every wait has a limit, after which it fails and says what it
 //! waited for. Each test has a [`support::Sandbox`] of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![expect(clippy::print_stdout, reason = "what was skipped, and what went wrong")]
 
 mod bad_input;
 mod bad_places;

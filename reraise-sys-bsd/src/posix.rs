@@ -110,9 +110,9 @@ pub unsafe fn fork_onto(
     argument: *mut libc::c_void,
 ) -> io::Result<i32> {
     // SAFETY: the caller's promise.
-    match unsafe { nix::unistd::fork() }? {
-        nix::unistd::ForkResult::Parent { child } => Ok(child.as_raw()),
-        nix::unistd::ForkResult::Child => {
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child.as_raw()),
+        ForkResult::Child => {
             let code = run(argument);
             // SAFETY: it should not have come back; nothing is cleaned up.
             unsafe { libc::_exit(code) }

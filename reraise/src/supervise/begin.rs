@@ -214,6 +214,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         link,
         prepared,
         is_foreground: given.is_foreground,
+        told: Vec::new(),
         published: None,
         _lock: lock,
     });

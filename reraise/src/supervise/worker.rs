@@ -50,6 +50,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) prepared: Option<(Context, Loaded)>,
     /// By hand, without a keeper: standard output stays where it is.
     pub(super) is_foreground: bool,
+    /// Who has been sent the present signal of an ending.
+    pub(super) told: Vec<ProcessId>,
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
     pub(super) _lock: LockFile,
@@ -90,6 +92,9 @@ impl<B: ProcessBackend> Worker<B> {
                 let exit = self.known(exit);
                 let alone = self.is_alone()?;
                 self.feed(Input::Ended { exit, alone })?;
+                if !alone {
+                    self.signal_untold()?;
+                }
             }
             Event::Ended(id, _) if self.link.awaits(id) => self.link.recover(&mut self.backend)?,
             // Of a former run, or of an orphan: the tree may be gone now.
@@ -233,7 +238,11 @@ impl<B: ProcessBackend> Worker<B> {
             _ => return Ok(()),
         };
         let (signal, whom, _) = climb.rung();
-        if signal == Signal::SIGKILL { self.signal(signal, whom) } else { Ok(()) }
+        match signal {
+            Signal::SIGKILL => self.signal(signal, whom),
+            _ if self.machine.is_alive() => Ok(()),
+            _ => self.signal_untold(),
+        }
     }
 
     fn scope(&self) -> Scope {
@@ -257,6 +266,7 @@ impl<B: ProcessBackend> Worker<B> {
             Whom::Group => Some(Scope::Group),
             Whom::Tree => Some(self.scope()),
         };
+        self.told = Vec::new();
         let Some(main) = self.tree.as_ref().map(|t| t.main) else { return Ok(()) };
         let is_ours = self.tree.as_ref().is_some_and(|t| t.is_ours) && self.backend.keeps_orphans();
         // The main process is known without a look, and first to know; unless
@@ -277,7 +287,30 @@ impl<B: ProcessBackend> Worker<B> {
         Ok(())
     }
 
+    /// The children of a process that is just ending are on their way to us, and
+    /// a look may miss them: they are told when it has ended.
+    fn signal_untold(&mut self) -> io::Result<()> {
+        let signal = match self.machine.state() {
+            State::Stopping { climb, .. } | State::Clearing { climb, .. } => climb.rung().0,
+            _ => return Ok(()),
+        };
+        let scope = self.scope();
+        let is_ours = self.tree.as_ref().is_some_and(|t| t.is_ours) && self.backend.keeps_orphans();
+        let Some(tree) = &mut self.tree else { return Ok(()) };
+        tree.scope = scope;
+        if !tree.is_ours {
+            tree.strays = launch::strays(&self.files);
+        }
+        for member in self.backend.members(tree)? {
+            if !self.told.contains(&member) {
+                self.signal_one(member, signal, is_ours)?;
+            }
+        }
+        Ok(())
+    }
+
     fn signal_one(&mut self, member: ProcessId, signal: Signal, is_ours: bool) -> io::Result<()> {
+        self.told.push(member);
         if !is_ours {
             self.backend.watch(member)?;
         }

@@ -359,7 +359,9 @@ fn too_few_descriptors() {
         let done = s.shell(&script);
         if done.code == 0 {
             assert_eq!(done.out, "web: start\n", "{limit}");
-            assert!(["starting", "ERROR"].contains(&s.status("web").as_str()), "{limit}");
+            wait_for("it to run or to fail", || {
+                ["starting", "ERROR"].contains(&s.status("web").as_str())
+            });
         } else {
             assert!(!done.err.contains("panicked"), "{limit}: {done:?}");
             assert!([8, 2].contains(&done.code), "{limit}: {done:?}");

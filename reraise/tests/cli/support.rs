@@ -313,7 +313,8 @@ impl Sandbox {
         pid
     }
 
-    /// All processes of the sandbox.
+    /// All processes of the sandbox. While a process executes another program
+    /// it shows nothing for a moment, so that only a second look is sure.
     pub(crate) fn processes(&self) -> BTreeSet<i32> {
         let all = native::processes().unwrap();
         let me = std::process::id().cast_signed();
@@ -323,8 +324,20 @@ impl Sandbox {
             fs::read(format!("/proc/{pid}/{file}"))
                 .is_ok_and(|text| text.windows(path.len()).any(|part| part == path))
         };
+        // A worker whose keeper another worker started has neither, but its lock.
+        let has_open = |pid: i32| {
+            let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            if !program.ends_with("auto-reraise") {
+                return false;
+            }
+            let all = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+            let mut targets = all.flatten().flat_map(|e| fs::read_link(e.path()));
+            targets.any(|target| target.starts_with(self.root.path()))
+        };
         let is_marked = |pid: i32| {
-            native::carries(pid, &mark) || has_path(pid, "cmdline") || has_path(pid, "environ")
+            native::carries(pid, &mark)
+                || ["cmdline", "environ"].into_iter().any(|file| has_path(pid, file))
+                || has_open(pid)
         };
         let mut ours: BTreeSet<i32> =
             all.iter().map(|p| p.pid).filter(|&pid| is_marked(pid)).collect();
@@ -373,7 +386,7 @@ impl Drop for Sandbox {
         loop {
             self.kill_all();
             let left = self.processes();
-            if left.is_empty() {
+            if left.is_empty() && self.processes().is_empty() {
                 return;
             }
             if Instant::now() >= end {

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// The longest frame: an environment is at most 2 MB on Linux.
-const LONGEST: usize = 4 << 20;
+/// The longest frame: an environment is at most 6 MB on Linux (execve(2)).
+const LONGEST: usize = 8 << 20;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -79,8 +79,10 @@ pub struct Reader {
 /// What reading gave.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Got {
-    /// There may be more later.
+    /// Something; there may be more.
     Open,
+    /// Nothing for now.
+    Quiet,
     /// The other side is gone.
     End,
 }
@@ -104,7 +106,7 @@ impl Reader {
             Err(e)
                 if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
             {
-                Got::Open
+                Got::Quiet
             }
             // A peer that was killed with unread input resets.
             Err(_) => Got::End,
@@ -176,10 +178,10 @@ mod tests {
             theirs.set_nonblocking(true).unwrap();
             let (mut reader, mut seen) = (Reader::default(), Vec::new());
             ours.write_all(&bytes[..cut]).unwrap();
-            assert_eq!(reader.read(&theirs, |f| seen.push(f)).unwrap(), Got::Open);
+            assert_ne!(reader.read(&theirs, |f| seen.push(f)).unwrap(), Got::End);
             ours.write_all(&bytes[cut..]).unwrap();
             drop(ours);
-            while reader.read(&theirs, |f| seen.push(f)).unwrap() == Got::Open {}
+            while reader.read(&theirs, |f| seen.push(f)).unwrap() != Got::End {}
             assert_eq!(seen, frames, "cut at {cut}");
         }
     }

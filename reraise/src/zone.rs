@@ -37,6 +37,8 @@ pub struct Zones;
 const LONGEST: usize = 32 << 10;
 /// The unit of lengths, and the least alignment.
 const GRAIN: usize = 16;
+/// What the kernel calls a page, on the machines that this was made for.
+const PAGE: usize = 4096;
 /// Parts of code that are remembered: three for the program and each library.
 const CODE: usize = 16;
 /// Above this alignment likewise.
@@ -89,6 +91,8 @@ pub(crate) fn stack() -> *mut [u8] {
 /// In a worker, which runs on [`stack`]: gives up the one that its parent had.
 pub(crate) fn leave_parents_stack() {
     native::guard(stack().addr());
+    // Not inherited: what comes to lie at those addresses is something else.
+    with(|state| state.own = Own::new());
     if let Some(first) = with(|state| state.first_stack) {
         native::leave_first_stack(first);
     }
@@ -107,7 +111,9 @@ pub fn keep_own() {
     let (code, first_stack) = (native::code(), native::first_stack());
     with(|state| state.first_stack = first_stack);
     with(|state| state.code.iter_mut().zip(code).for_each(|(slot, part)| *slot = part));
-    with(|state| (state.is_own, state.has_own) = (true, true));
+    // With larger pages a discarded one would hold more than was looked at.
+    let is_known = native::page_size() == PAGE;
+    with(|state| (state.is_own, state.has_own) = (is_known, is_known));
 }
 
 /// Allocates in the common zone while `act` runs, and calls it.
@@ -177,10 +183,11 @@ unsafe impl GlobalAlloc for Zones {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let is_taken = with(|state| {
-            // SAFETY: the caller gives the block up, and it is that long.
-            state.common.give(block, layout) || unsafe { state.own.give(block, layout) }
-        });
+        let is_taken = is_ours(layout)
+            && with(|state| {
+                // SAFETY: the caller gives the block up, and it is that long.
+                state.common.give(block, layout) || unsafe { state.own.give(block, layout) }
+            });
         if !is_taken {
             // SAFETY: what lies in neither zone came from there.
             unsafe { System.dealloc(block, layout) };

@@ -126,6 +126,13 @@ pub fn set_groups(groups: &[Gid]) -> io::Result<()> {
     Ok(Errno::result(answer).map(drop)?)
 }
 
+/// The length of a page of memory (sysconf(3)).
+#[must_use]
+pub fn page_size() -> usize {
+    // SAFETY: a number is asked for.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.unsigned_abs() as usize
+}
+
 /// Ends this process and runs nothing of what a parent has set up for its end.
 pub fn exit_now(code: i32) -> ! {
     exit(code)

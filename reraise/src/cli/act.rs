@@ -90,6 +90,9 @@ impl Verb {
     }
 }
 
+/// Keepers in a row that end without a word, before it is no accident any more.
+const ENDS_MAX: u32 = 20;
+
 /// How long something takes before a progress line appears: a blink.
 const BLINK: Duration = Duration::from_millis(400);
 
@@ -337,6 +340,7 @@ fn wait(
     let end = verb.limit().map(|limit| begun + limit);
     let mut progress = Progress::new();
     let mut codes = Vec::new();
+    let mut ends = 0;
     while !pending.is_empty() {
         if line.client.is_none() {
             for name in pending.keys() {
@@ -359,6 +363,7 @@ fn wait(
                 .map_err(|e| Fault::system("keeper", "cannot be understood", &e))?;
             match heard {
                 Heard::Words(words) => {
+                    ends = 0;
                     progress.clear();
                     settle(setting, verb, &words, &mut pending, &mut codes);
                 }
@@ -374,6 +379,12 @@ fn wait(
                 }
                 Heard::End => {
                     line.client = None;
+                    ends += 1;
+                    if ends > ENDS_MAX {
+                        let what = "ended again and again before it answered";
+                        let advice = "see what it says: reraise doctor";
+                        return Err(Fault::new(ExitCode::System, "keeper", what, advice));
+                    }
                     break;
                 }
             }

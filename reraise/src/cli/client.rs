@@ -72,7 +72,7 @@ impl Client {
         let got = self.reader.read(&self.stream, |frame| words.extend(word(&frame)))?;
         Ok(match got {
             _ if !words.is_empty() => Heard::Words(words),
-            Got::Open => Heard::Silence,
+            Got::Open | Got::Quiet => Heard::Silence,
             Got::End => Heard::End,
         })
     }

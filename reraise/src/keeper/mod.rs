@@ -46,7 +46,7 @@ const SILENCE: Duration = Duration::from_millis(200);
 const FIRST_NAP: Duration = Duration::from_millis(2);
 const LAST_NAP: Duration = Duration::from_secs(1);
 /// Bytes that are kept for a peer.
-const OUTBOX_MAX: usize = 4 << 20;
+const OUTBOX_MAX: usize = 16 << 20;
 
 /// How long a new keeper waits for its first caller.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -246,7 +246,9 @@ impl Keeper {
             match heard {
                 Ok(Some(QueueEvent::Signal(signal))) => self.on_signal(signal),
                 Ok(Some(QueueEvent::Readable(LISTENER))) => self.accept(),
-                Ok(Some(QueueEvent::Readable(token))) => self.on_readable(token),
+                Ok(Some(QueueEvent::Readable(token))) => {
+                    self.on_readable(token);
+                }
                 // Nothing else is watched.
                 Ok(Some(QueueEvent::Ended { .. })) => {}
                 Ok(None) => {
@@ -323,16 +325,18 @@ impl Keeper {
         Ok(token)
     }
 
-    fn on_readable(&mut self, token: u64) {
-        let Some(connection) = self.connections.get_mut(&token) else { return };
+    /// Reads once; whether there may be more.
+    fn on_readable(&mut self, token: u64) -> bool {
+        let Some(connection) = self.connections.get_mut(&token) else { return false };
         let mut frames = Vec::new();
         let got = connection.reader.read(&connection.stream, |frame| frames.push(frame));
         for frame in frames {
             self.on_frame(token, &frame);
         }
-        if !matches!(got, Ok(Got::Open)) {
+        if !matches!(got, Ok(Got::Open | Got::Quiet)) {
             self.close(token);
         }
+        matches!(got, Ok(Got::Open))
     }
 
     fn on_frame(&mut self, token: u64, frame: &Frame) {
@@ -421,7 +425,8 @@ impl Keeper {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         frame.append_to(&mut connection.outbox);
         if !flush(connection) {
-            if connection.outbox.len() > OUTBOX_MAX {
+            let is_client = matches!(connection.peer, Peer::Client);
+            if is_client && connection.outbox.len() > OUTBOX_MAX {
                 messages::say("keeper", "a client does not read; it is given up");
                 self.close(token);
             } else if self.behind.insert(token) {
@@ -510,9 +515,10 @@ impl Keeper {
     /// Reads what a dead worker has said last, up to the end, which closes the
     /// connection.
     fn drain(&mut self, token: u64) {
-        while self.connections.contains_key(&token) {
-            self.on_readable(token);
-        }
+        // To the end of what is there. A child that it forked last may hold the
+        // other side a moment longer; nothing more is said there.
+        while self.connections.contains_key(&token) && self.on_readable(token) {}
+        self.close(token);
     }
 
     fn worker_gone(&mut self, name: &ServiceName, end: End) {

@@ -78,7 +78,8 @@ pub(super) fn run_of(
 ) -> Option<(ServiceName, u64)> {
     names(keeper).ok()?.into_iter().find_map(|name| {
         let slot = current_slot(&Files::of(&keeper.piddir, me, &name), place)?;
-        (slot.pid == pid && slot.run != 0).then_some((name, slot.run))
+        let is_open = !matches!(slot.phase, Phase::Idle | Phase::Over | Phase::Delay);
+        (slot.pid == pid && slot.run != 0 && is_open).then_some((name, slot.run))
     })
 }
 
@@ -108,7 +109,8 @@ pub(super) fn assign(
         let by_session = slots.iter().find(|(_, s)| session.is_ok_and(|sid| sid.as_raw() == s.pid));
         let by_mark =
             || slots.iter().find(|(_, s)| native::carries(pid, run_entry(s.run).as_bytes()));
-        let by_death = || slots.iter().find(|(n, _)| Some(*n) == dead);
+        // With one candidate only: a guess would end some day what is another's.
+        let by_death = || slots.iter().find(|(n, _)| Some(*n) == dead && adopted.len() == 1);
         if let Some((name, _)) = by_session.or_else(by_mark).or_else(by_death) {
             found.push((pid, born, Some((*name).clone())));
         }

@@ -5,10 +5,13 @@ use std::io;
 use std::os::unix::net::UnixStream;
 
 use crate::backend::native::{self, Native};
+use crate::control;
+use crate::error::Fault;
 use crate::messages;
 use crate::name::ServiceName;
 use crate::supervise::begin::{self, Assignment, Task};
 use crate::supervise::link::{KeeperCommand, Link};
+use crate::supervise::news::News;
 use crate::supervise::worker::Place;
 
 /// What a worker is given. All of it was copied into the common zone.
@@ -47,6 +50,7 @@ fn live(given: Given) -> ! {
     let socket = native::keep_only(socket);
     native::set_title(&title);
     let name = assignment.name.clone();
+    let voice = socket.try_clone();
     let link = Link::new(socket, &name, keeper);
     let assignment = Assignment { link, ..assignment };
     let ended = Native::new(&begin::SIGNALS).and_then(|b| begin::supervise(b, assignment));
@@ -54,6 +58,10 @@ fn live(given: Given) -> ! {
         Ok(_) => 0,
         Err(e) => {
             messages::say(name.as_str(), &format!("its worker failed: {e}"));
+            // Whoever waits for us is told as well.
+            let fault = Fault::system(&name, "cannot be supervised", &e);
+            let news = News::Fault(fault).to_frame().after("all");
+            let _ = voice.and_then(|voice| control::send(&voice, &news));
             1
         }
     })

@@ -213,6 +213,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         tree: None,
         link,
         prepared,
+        is_gated: slot.phase == Phase::Launching && remains == Remains::Alive,
         is_foreground: given.is_foreground,
         told: Vec::new(),
         published: None,
@@ -278,7 +279,7 @@ impl<B: ProcessBackend> Worker<B> {
                 return Ok(());
             }
         } else if matches!(task, Task::Stop { .. }) {
-            Wanted::Down.write(&self.files.own)?;
+            self.want(Wanted::Down);
         }
         match beginning {
             Beginning::Adopt(then) => {

@@ -107,13 +107,18 @@ pub fn output(
         return Err(io::Error::from_raw_os_error(libc::EACCES));
     }
     let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
-    match options.open(&file) {
+    options.append(true).create(true).mode(0o640);
+    // A FIFO that nobody reads must not hold us up.
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let opened = match options.open(&file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-            options.open(&file)?;
+            options.open(&file)?
         }
-        other => drop(other?),
+        other => other?,
+    };
+    if !opened.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
     Ok(Some(file))
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::backend::{ProcessBackend, ProcessId};
 use crate::control::{self, Frame, Got, Reader};
@@ -91,6 +92,10 @@ pub struct Link {
     name: String,
     /// Whose end means that a keeper must be looked for again.
     awaited: Option<ProcessId>,
+    /// Keepers in a row that ended before they answered.
+    failures: u32,
+    /// When to look for one again.
+    again: Option<Duration>,
 }
 
 impl Link {
@@ -143,7 +148,7 @@ impl Link {
         let mut requests = Vec::new();
         let got = self.reader.read(stream, |frame| requests.push(Request::from_frame(&frame)));
         self.owed += requests.len();
-        if !matches!(got, Ok(Got::Open)) {
+        if !matches!(got, Ok(Got::Open | Got::Quiet)) {
             self.drop_stream(backend);
             self.recover(backend)?;
         }
@@ -174,6 +179,40 @@ impl Link {
         self.awaited == Some(process)
     }
 
+    /// Whoever was awaited has ended without an answer. The first time that may
+    /// be chance; then it is something that lasts, and must not become a storm.
+    ///
+    /// # Errors
+    /// As [`Self::recover`].
+    pub fn await_no_longer<B: ProcessBackend>(&mut self, backend: &mut B) -> io::Result<()> {
+        self.failures += 1;
+        if self.failures <= 2 {
+            return self.recover(backend);
+        }
+        self.awaited = None;
+        let rest = Duration::from_secs(1 << (self.failures - 3).min(6));
+        self.again = Some(backend.now() + rest);
+        Ok(())
+    }
+
+    /// When [`Self::look_again`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        self.again
+    }
+
+    /// Looks for a keeper once more, if it is time.
+    ///
+    /// # Errors
+    /// As [`Self::recover`].
+    pub fn look_again<B: ProcessBackend>(&mut self, backend: &mut B) -> io::Result<()> {
+        if self.again.is_some_and(|again| again <= backend.now()) {
+            self.again = None;
+            return self.recover(backend);
+        }
+        Ok(())
+    }
+
     /// Finds a keeper, or has one started.
     ///
     /// # Errors
@@ -191,6 +230,7 @@ impl Link {
             {
                 backend.listen(stream.as_fd())?;
                 self.stream = Some(stream);
+                (self.failures, self.again) = (0, None);
                 return Ok(());
             }
             match elect(&keeper) {

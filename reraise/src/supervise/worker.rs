@@ -48,6 +48,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) link: Link,
     /// For the first launch: what was read to judge whether there can be one.
     pub(super) prepared: Option<(Context, Loaded)>,
+    /// Adopted before it was known whether its program runs.
+    pub(super) is_gated: bool,
     /// By hand, without a keeper: standard output stays where it is.
     pub(super) is_foreground: bool,
     /// Who has been sent the present signal of an ending.
@@ -70,7 +72,8 @@ impl<B: ProcessBackend> Worker<B> {
             }
             // Copied to where it lies together with what else stays.
             self.machine.config = self.machine.config.clone();
-            let event = self.backend.next_event(self.machine.deadline())?;
+            let due = self.machine.deadline().into_iter().chain(self.link.deadline()).min();
+            let event = self.backend.next_event(due)?;
             self.on_event(event)?;
         }
     }
@@ -89,6 +92,16 @@ impl<B: ProcessBackend> Worker<B> {
                 self.feed(Input::LaunchFailed(error))?;
             }
             Event::Ended(id, exit) if self.is_main(id) && self.machine.is_alive() => {
+                // Adopted at the gate, which its launcher never opened: no run.
+                if std::mem::take(&mut self.is_gated)
+                    && matches!(exit, Exit::Code(0) | Exit::Unknown)
+                    && !self.is_ending()
+                {
+                    let (config, history) = (self.machine.config.clone(), self.machine.history());
+                    let now = self.backend.now();
+                    self.machine = Machine::waiting(config, self.slot.run, now, history);
+                    return self.feed(Input::Deadline);
+                }
                 let exit = self.known(exit);
                 let alone = self.is_alone()?;
                 self.feed(Input::Ended { exit, alone })?;
@@ -96,13 +109,18 @@ impl<B: ProcessBackend> Worker<B> {
                     self.signal_untold()?;
                 }
             }
-            Event::Ended(id, _) if self.link.awaits(id) => self.link.recover(&mut self.backend)?,
+            Event::Ended(id, _) if self.link.awaits(id) => {
+                self.link.await_no_longer(&mut self.backend)?;
+            }
             // Of a former run, or of an orphan: the tree may be gone now.
             Event::Launched(_) | Event::LaunchFailed(..) => {}
             Event::Ended(..) | Event::OrphanEnded => self.recheck()?,
             Event::Signal(signal) => self.on_signal(signal)?,
             Event::Input => self.on_requests()?,
-            Event::Deadline => self.feed(Input::Deadline)?,
+            Event::Deadline => {
+                self.link.look_again(&mut self.backend)?;
+                self.feed(Input::Deadline)?;
+            }
         }
         Ok(())
     }
@@ -173,7 +191,7 @@ impl<B: ProcessBackend> Worker<B> {
         self.feed(Input::Start)
     }
 
-    fn want(&mut self, wanted: Wanted) {
+    pub(super) fn want(&mut self, wanted: Wanted) {
         if let Err(e) = wanted.write(&self.files.own) {
             let word = wanted.as_str();
             self.tell_fault(&Fault::system(

@@ -10,6 +10,8 @@ use reraise::legacy;
 use reraise::lock::{self, Holder};
 use reraise::name::ServiceName;
 use reraise::paths::Files;
+use reraise::slot::{self, Phase};
+use reraise::wanted::Wanted;
 
 use super::Verb;
 use super::pending::Settled;
@@ -59,6 +61,8 @@ fn end(process: ProcessId, signal: Signal, wait: bool) -> std::io::Result<()> {
 /// Does it to a service whose worker was started by hand.
 pub(super) fn held(setting: &Setting, name: &ServiceName, pid: i32, verb: Verb) -> Settled {
     let line = |word: &str| Settled::Line(format!("{name}: {word}    # (worker-pid={pid})"));
+    let me = setting.dirs.uid();
+    let files = Files::of(&setting.dirs.piddir(me), me, name);
     let asked = match verb {
         Verb::Start { .. } => {
             return Settled::Line(format!("{name}: skip (because already running)"));
@@ -69,9 +73,20 @@ pub(super) fn held(setting: &Setting, name: &ServiceName, pid: i32, verb: Verb) 
             let fault = Fault::new(ExitCode::Failed, name, what, advice);
             return Settled::Fault(None, fault);
         }
-        Verb::Stop { wait, .. } => holder(setting, name, pid)
-            .and_then(|worker| end(worker, Signal::SIGTERM, wait))
-            .map(|()| line("stop")),
+        Verb::Stop { wait, .. } => {
+            let ended = holder(setting, name, pid)
+                .and_then(|worker| end(worker, Signal::SIGTERM, wait))
+                // To TERM alone it does not say so: it may be the machine's end.
+                .and_then(|()| Wanted::Down.write(&files.own));
+            let phase = slot::read(&files.file("run")).map(|slot| slot.phase);
+            if ended.is_ok() && wait && phase == Some(Phase::Stopping) {
+                let what = "processes outlived all signals";
+                let fault =
+                    Fault::new(ExitCode::Failed, name, what, "see what they wait for: ps -ef");
+                return Settled::Fault(None, fault);
+            }
+            ended.map(|()| line("stop"))
+        }
         Verb::Restart { .. } => holder(setting, name, pid)
             .and_then(|worker| send(worker.pid, worker.born, Signal::SIGUSR2))
             .map(|_| line("restart")),

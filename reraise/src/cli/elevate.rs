@@ -109,6 +109,8 @@ impl Order<'_> {
         let gid = Gid::from_raw(account.gid);
         let uid = Uid::from_raw(self.owner.uid);
         let become_owner = move || {
+            // Or that user, who may trace what runs as theirs, had root's terminal.
+            nix::unistd::setsid()?;
             native::set_groups(&groups)?;
             nix::unistd::setgid(gid)?;
             nix::unistd::setuid(uid)?;

@@ -58,19 +58,20 @@ pub(super) fn fork_gated(launch: &Launch) -> io::Result<(i32, OwnedFd)> {
 
 /// Starts a program as a child of our parent, in no way below us: a new keeper
 /// must not be part of a service's tree. Its pid. It keeps our descriptors 0, 1
-/// and 2 and nothing else; it is for programs of ours, which set up their own
-/// signals, and so the mark of a run is all that its environment must not have.
+/// and 2 and nothing else, and this environment; it is for programs of ours, which
+/// set up their own signals.
 ///
 /// # Errors
 /// As `fork(2)`. That the program cannot be executed shows in its end.
-pub fn exec_beside(program: &Path, words: &[&OsStr]) -> io::Result<i32> {
+pub fn exec_beside(program: &Path, words: &[&OsStr], variable: (&str, &str)) -> io::Result<i32> {
     let program = path(program)?;
     let mut strings = vec![program.clone()];
     for word in words {
         strings.push(CString::new(word.as_bytes())?);
     }
     let arguments = pointers(&strings);
-    let environment = [ptr::null()];
+    let variable = CString::new(format!("{}={}", variable.0, variable.1))?;
+    let environment = [variable.as_ptr(), ptr::null()];
     // SAFETY: we have a single thread, and the child calls only what is safe
     // after a fork.
     if let Some(pid) = unsafe { super::native::fork_beside() }? {

@@ -108,6 +108,8 @@ fn start_keeper(piddir: &Path) -> Result<(), Fault> {
     };
     let mut command = Command::new(&program);
     command.arg("--keeper").arg(piddir).env_remove(RUN_VARIABLE);
+    let (variable, value) = keeper::TUNABLES;
+    command.env(variable, value);
     // Its standard error is the pipe too until it has a file of its own.
     let (mut ours, theirs) = io::pipe().map_err(|e| cannot(&e))?;
     let other = theirs.try_clone().map_err(|e| cannot(&e))?;

@@ -16,6 +16,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -39,6 +40,11 @@ use registry::{Client, Effect, End, Registry};
 
 /// What a keeper says on standard output once it can be connected to.
 pub const READY: &str = "ready\n";
+
+/// What a keeper's environment should say. The C library otherwise asks the kernel to
+/// write the number of the processor into its thread data (rseq(2), glibc 2.35),
+/// which for each worker is a page that nobody reads; other libraries pass it over.
+pub const TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
 
 /// How long nothing must have happened before the keeper takes its rest.
 const SILENCE: Duration = Duration::from_millis(200);
@@ -67,7 +73,7 @@ struct Connection {
     reader: Reader,
     peer: Peer,
     /// The requests of the command line share one context.
-    context: Vec<u8>,
+    context: Rc<[u8]>,
     /// What it has not taken yet.
     outbox: Vec<u8>,
 }
@@ -320,7 +326,7 @@ impl Keeper {
         let reader = Reader::default();
         self.connections.insert(
             token,
-            Connection { stream, reader, peer, context: Vec::new(), outbox: Vec::new() },
+            Connection { stream, reader, peer, context: Rc::from([]), outbox: Vec::new() },
         );
         Ok(token)
     }
@@ -349,7 +355,7 @@ impl Keeper {
         }
         let Some((verb, rest)) = frame.split() else { return };
         match verb {
-            "context" => connection.context = rest.bytes().to_vec(),
+            "context" => connection.context = rest.bytes().into(),
             "hello" => {
                 if let Some(name) = rest.split().and_then(|(name, _)| valid(name)) {
                     connection.peer = Peer::Worker(name.clone());

@@ -279,7 +279,7 @@ mod tests {
     }
 
     fn start(client: Client) -> Request {
-        Request::Start { client: client.to_string(), context: vec![] }
+        Request::Start { client: client.to_string(), context: [].into() }
     }
 
     fn over() -> Frame {
@@ -325,7 +325,7 @@ mod tests {
     fn what_a_worker_took_and_said_nothing_about_is_its_successors() {
         let web = name("web");
         let mut registry = Registry::default();
-        let task = Task::Start { client: "1".into(), context: vec![] };
+        let task = Task::Start { client: "1".into(), context: [].into() };
         let _ = registry.request(1, web.clone(), start(1));
         for end in [End::Killed, End::Failed, End::Killed] {
             let effects = registry.gone(&web, end, NOW);

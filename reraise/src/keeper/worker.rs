@@ -35,7 +35,7 @@ pub(super) fn fork(
     let assignment = Assignment {
         piddir: keeper.piddir.clone(),
         name: name.clone(),
-        task: task.clone(),
+        task: task.apart(),
         place,
         link: Link::none(),
         is_foreground: false,

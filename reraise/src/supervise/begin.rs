@@ -2,6 +2,7 @@
 //! left, and goes on from there. [`plan`] decides; the rest looks and acts.
 
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::backend::{Exit, ProcessBackend, Scope, Signal, Tree};
@@ -29,7 +30,7 @@ pub enum Task {
         /// Who is told when it runs already.
         client: String,
         /// A [`Context`].
-        context: Vec<u8>,
+        context: Rc<[u8]>,
     },
     /// Somebody said `stop`.
     Stop {
@@ -40,6 +41,19 @@ pub enum Task {
     Restart,
     /// Its worker died, or everything did.
     Resume,
+}
+
+impl Task {
+    /// A copy that shares nothing with this one.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        match self {
+            Self::Start { client, context } => {
+                Self::Start { client: client.clone(), context: (**context).into() }
+            }
+            other => other.clone(),
+        }
+    }
 }
 
 /// What is left of the last run.
@@ -385,7 +399,7 @@ mod tests {
             Phase::Clearing,
             Phase::Over,
         ];
-        let start = Task::Start { client: "1".into(), context: vec![] };
+        let start = Task::Start { client: "1".into(), context: [].into() };
         let exit = Exit::Code(3);
         let all_remains = [Remains::Alive, Remains::Dead(exit), Remains::None];
         for phase in phases {

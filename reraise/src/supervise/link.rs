@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::backend::{ProcessBackend, ProcessId};
@@ -23,8 +24,8 @@ pub enum Request {
     Start {
         /// Who asks.
         client: String,
-        /// An encoded context.
-        context: Vec<u8>,
+        /// An encoded context; the requests of one caller share it.
+        context: Rc<[u8]>,
     },
     /// `stop`.
     Stop {
@@ -43,7 +44,7 @@ impl Request {
     pub fn to_frame(&self) -> Frame {
         match self {
             Self::Start { client, context } => {
-                Frame::from_bytes(context.clone()).after(client).after("start")
+                Frame::from_bytes(context.to_vec()).after(client).after("start")
             }
             Self::Stop { now: false } => Frame::new(["stop"]),
             Self::Stop { now: true } => Frame::new(["stop-now"]),
@@ -59,7 +60,7 @@ impl Request {
         Some(match verb {
             "start" => {
                 let (client, context) = rest.split()?;
-                Self::Start { client: client.to_owned(), context: context.bytes().to_vec() }
+                Self::Start { client: client.to_owned(), context: context.bytes().into() }
             }
             "stop" => Self::Stop { now: false },
             "stop-now" => Self::Stop { now: true },
@@ -264,7 +265,7 @@ fn elect(keeper: &KeeperCommand) -> io::Result<i32> {
         return Ok(pid);
     }
     let words = ["--keeper".as_ref(), keeper.piddir.as_os_str()];
-    crate::backend::native::exec_beside(&keeper.program, &words)
+    crate::backend::native::exec_beside(&keeper.program, &words, crate::keeper::TUNABLES)
 }
 
 /// Connects to the keeper's socket.

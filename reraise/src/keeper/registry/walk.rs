@@ -118,7 +118,7 @@ impl World {
         match random.below(16) {
             0..=2 => {
                 self.open.insert(client, name.clone());
-                let request = Request::Start { client: client.to_string(), context: vec![] };
+                let request = Request::Start { client: client.to_string(), context: [].into() };
                 let effects = self.registry.request(client, name, request);
                 self.carry_out(effects);
             }

@@ -41,10 +41,13 @@ use registry::{Client, Effect, End, Registry};
 /// What a keeper says on standard output once it can be connected to.
 pub const READY: &str = "ready\n";
 
-/// What a keeper's environment should say. The C library otherwise asks the kernel to
-/// write the number of the processor into its thread data (rseq(2), glibc 2.35),
-/// which for each worker is a page that nobody reads; other libraries pass it over.
-pub const TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+/// What a keeper's environment should say; C libraries other than glibc pass it over.
+/// It is about memory that each worker would have to itself: the kernel would write
+/// the processor's number into the thread's data (rseq(2), since glibc 2.35), and a
+/// heap far from everything else would need page tables of its own. What the zones
+/// do not take is rare, and each such block is mapped by itself then.
+pub const TUNABLES: (&str, &str) =
+    ("GLIBC_TUNABLES", "glibc.pthread.rseq=0:glibc.malloc.mmap_threshold=1");
 
 /// How long nothing must have happened before the keeper takes its rest.
 const SILENCE: Duration = Duration::from_millis(200);

@@ -3,7 +3,7 @@
 //! so that a service does not depend on who started the keeper; mode 0600, as
 //! an environment holds secrets.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::backend::{Limit, RUN_VARIABLE, run_entry};
+use crate::backend::{Environment, Limit, RUN_VARIABLE, run_entry};
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub struct Context {
     pub umask: u32,
     /// All limits.
     pub limits: Vec<Limit>,
-    /// `NAME=VALUE` each.
-    pub environment: Vec<OsString>,
+    /// Without the mark of any run.
+    pub environment: Environment,
 }
 
 /// The first line of the file.
@@ -89,18 +89,15 @@ impl Context {
     /// The value of a variable.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<String> {
-        let value = self
-            .environment
-            .iter()
-            .find_map(|entry| entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
-        value.map(|v| String::from_utf8_lossy(v).into_owned())
+        self.environment.value(name).map(|v| String::from_utf8_lossy(v).into_owned())
     }
 
     /// The environment for a launch, with the mark of the run.
     #[must_use]
-    pub fn environment_of(&self, run: u64) -> Vec<CString> {
-        let entries = self.environment.iter().map(|e| e.as_bytes().to_vec());
-        entries.flat_map(CString::new).chain([run_entry(run)]).collect()
+    pub fn environment_of(&self, run: u64) -> Environment {
+        let mut environment = self.environment.clone();
+        environment.push(run_entry(run));
+        environment
     }
 
     /// As it is kept and sent: fields that end with NUL.
@@ -120,8 +117,8 @@ impl Context {
         for l in &self.limits {
             field("limit=", format!("{} {} {}", l.resource, l.soft, l.hard).as_bytes());
         }
-        for entry in &self.environment {
-            field("env=", entry.as_bytes());
+        for entry in self.environment.iter() {
+            field("env=", entry.to_bytes());
         }
         field("", b"end");
         out
@@ -141,8 +138,9 @@ impl Context {
             cwd: PathBuf::new(),
             umask: 0o022,
             limits: Vec::new(),
-            environment: Vec::new(),
+            environment: Environment::default(),
         };
+        found.environment.reserve(bytes.len());
         for field in fields {
             let at = field.iter().position(|&b| b == b'=')?;
             let (key, value) = (&field[..at], &field[at + 1..]);
@@ -160,7 +158,7 @@ impl Context {
                     let hard = numbers.next()?.parse().ok()?;
                     found.limits.push(Limit { resource, soft, hard });
                 }
-                b"env" => found.environment.push(OsString::from_vec(value.to_vec())),
+                b"env" => found.environment.push(OsStr::from_bytes(value)),
                 _ => {}
             }
         }
@@ -209,8 +207,8 @@ mod tests {
     #[test]
     fn a_service_never_inherits_the_mark_of_another_run() {
         let mut context = Context::current(Path::new("/d"), Path::new("/l")).unwrap();
-        context.environment = vec!["A=1".into()];
-        let entries = context.environment_of(0xab);
-        assert_eq!(entries, [c"A=1".to_owned(), c"RERAISE_RUN=00000000000000ab".to_owned()]);
+        context.environment = ["A=1"].into_iter().collect();
+        let entries = ["A=1", "RERAISE_RUN=00000000000000ab"].into_iter().collect();
+        assert_eq!(context.environment_of(0xab), entries);
     }
 }

@@ -6,6 +6,7 @@
 //! and [`fake::Fake`], in memory with a clock of its own. `tests/conformance.rs`
 //! holds both to the same promises. Nothing above this module names a system.
 
+mod environment;
 pub mod fake;
 pub mod native;
 pub mod place;
@@ -19,6 +20,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use environment::Environment;
 pub use nix::sys::signal::Signal;
 
 /// A process: its pid, and a number that tells it from every later process
@@ -96,8 +98,8 @@ pub struct Launch {
     pub program: CString,
     /// `argv`, the name of the program first.
     pub arguments: Vec<CString>,
-    /// The whole environment, `NAME=VALUE` each.
-    pub environment: Vec<CString>,
+    /// The whole environment.
+    pub environment: Environment,
     /// The working directory.
     pub directory: PathBuf,
     /// The umask; `None` keeps ours.
@@ -196,9 +198,8 @@ pub const RUN_VARIABLE: &str = "RERAISE_RUN";
 
 /// The entry of the environment that marks this run.
 #[must_use]
-pub fn run_entry(run: u64) -> CString {
-    // Neither the name nor a hexadecimal number holds a NUL.
-    CString::new(format!("{RUN_VARIABLE}={run:016x}")).unwrap_or_default()
+pub fn run_entry(run: u64) -> String {
+    format!("{RUN_VARIABLE}={run:016x}")
 }
 
 /// Something that happened to a supervisor.

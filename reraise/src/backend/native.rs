@@ -45,7 +45,9 @@ cfg_if::cfg_if! {
     }
 }
 
-pub use super::spawn::{exec_beside, exit_now, fork_with, keep_only, page_size, set_groups};
+pub use super::spawn::{
+    exec_beside, exit_now, fork_with, keep_only, note_ignored, page_size, set_groups,
+};
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
     carries, children, close_from, code, disable_pidfd, discard, first_stack, fork_beside,

@@ -2,11 +2,10 @@
 //!
 //! 1. `fork(2)`; the child leads a session of its own and closes what it has
 //!    inherited, so that it keeps no descriptor of ours alive.
-//! 2. It waits at the gate, a socket. End of file there means that we are gone
-//!    or never meant it, and the child ends.
-//!    Before it waits it has given up our signal set-up.
-//! 3. Let through, it takes on the service's directory, output and limits, and
-//!    calls `execve(2)`.
+//! 2. It gives up our signal set-up, takes on the service's directory, output and
+//!    limits, and waits at the gate, a socket. End of file there means that we are
+//!    gone or never meant it, and the child ends.
+//! 3. Let through, it calls `execve(2)`.
 //! 4. The same socket tells how that went: step and errno, or end of file,
 //!    because `execve` closes it.
 //!
@@ -20,6 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -37,9 +37,12 @@ const CHANNEL: RawFd = 3;
 /// What a shell says for a command that could not be run. Nobody sees it: the
 /// report says more.
 const CANNOT_RUN: i32 = 127;
-/// Above the signal numbers of every system; for those that do not exist
-/// `signal(2)` only says so.
-const SIGNAL_NUMBERS: std::ops::Range<i32> = 1..128;
+/// Up to the highest signal number of every system; for those that do not exist
+/// `sigaction(2)` only says so.
+const SIGNAL_NUMBERS: std::ops::RangeInclusive<i32> = 1..=128;
+/// A bit for each signal that is ignored here, from 1 on: those that the child must
+/// give up, since `execve(2)` resets handlers only.
+static IGNORED: [AtomicU64; 2] = [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)];
 
 /// Forks the child. It waits until [`open_gate`], or until our end is closed.
 pub(super) fn fork_gated(launch: &Launch) -> io::Result<(i32, OwnedFd)> {
@@ -189,6 +192,26 @@ pub(super) fn keep_zombies() {
     set_default(Signal::SIGCHLD as i32);
 }
 
+/// Looks which signals we ignore, std's SIGPIPE and whatever our caller did, so that
+/// neither we nor our forks ask again for each launch. Nothing here changes it
+/// later but [`keep_zombies`], to the default.
+pub fn note_ignored() {
+    for (word, ignored) in IGNORED.iter().enumerate() {
+        let is_ignored =
+            |bit: &u32| is_ignored(*SIGNAL_NUMBERS.start() + (word * 64) as i32 + *bit as i32);
+        let bits = (0..u64::BITS).filter(is_ignored).fold(0, |bits, bit| bits | 1 << bit);
+        ignored.store(bits, Ordering::Relaxed);
+    }
+}
+
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all-zero is a valid structure.
+    let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is changed, and the pointer is to a live structure.
+    let answer = unsafe { libc::sigaction(signal, ptr::null(), &raw mut old) };
+    answer == 0 && old.sa_sigaction == libc::SIG_IGN
+}
+
 fn set_default(signal: i32) {
     // SAFETY: no handler is installed, only taken away.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -211,7 +234,7 @@ impl<'a> Plan<'a> {
         Ok(Self {
             program: &launch.program,
             arguments: pointers(&launch.arguments),
-            environment: pointers(&launch.environment),
+            environment: launch.environment.iter().map(CStr::as_ptr).chain([ptr::null()]).collect(),
             directory: path(&launch.directory)?,
             umask: launch.umask.map(|bits| Mode::from_bits_truncate(bits as libc::mode_t)),
             limits: &launch.limits,
@@ -225,13 +248,15 @@ impl<'a> Plan<'a> {
         let _ = setsid();
         let channel = settle(channel);
         super::native::close_from(CHANNEL + 1);
-        // What cannot fail is done while our parent still writes the run down.
+        // Done while our parent writes the run down, which is the longer: a wait at
+        // the gate would be a further switch between processes.
         self.give_up_signals();
+        let settled = self.settle_in();
         if !is_let_through(&channel) {
             exit(0);
         }
-        let (step, errno) = match self.become_program() {
-            Ok(never) => match never {},
+        let (step, errno) = match settled {
+            Ok(()) => (Step::Exec, self.exec()),
             Err(failure) => failure,
         };
         let [a, b, c, d] = (errno as i32).to_ne_bytes();
@@ -241,8 +266,10 @@ impl<'a> Plan<'a> {
     }
 
     fn give_up_signals(&self) {
-        for signal in SIGNAL_NUMBERS {
-            set_default(signal);
+        for (signal, at) in SIGNAL_NUMBERS.zip(0..) {
+            if IGNORED[at / 64].load(Ordering::Relaxed) >> (at % 64) & 1 != 0 {
+                set_default(signal);
+            }
         }
         // After the dispositions: what is pending now has its default effect.
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
@@ -251,7 +278,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn become_program(&self) -> Result<std::convert::Infallible, (Step, Errno)> {
+    /// Directory, output and limits.
+    fn settle_in(&self) -> Result<(), (Step, Errno)> {
         chdir(self.directory.as_c_str()).map_err(|e| (Step::Directory, e))?;
         if let Some(output) = &self.output {
             redirect(output).map_err(|e| (Step::Output, e))?;
@@ -260,11 +288,16 @@ impl<'a> Plan<'a> {
         for limit in self.limits {
             set_limit(*limit).map_err(|e| (Step::Limits, e))?;
         }
+        Ok(())
+    }
+
+    /// Becomes the program, or tells why not.
+    fn exec(&self) -> Errno {
         let (arguments, environment) = (self.arguments.as_ptr(), self.environment.as_ptr());
         // SAFETY: both arrays end with a null pointer, and the strings that
         // they point to live in the `Launch` that `self` borrows.
         unsafe { libc::execve(self.program.as_ptr(), arguments, environment) };
-        Err((Step::Exec, Errno::last()))
+        Errno::last()
     }
 }
 

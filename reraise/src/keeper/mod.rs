@@ -168,6 +168,7 @@ impl Keeper {
         settle(&command.state)?;
         let place = Place { boot: native::boot_id()?, space: native::pid_space()? };
         native::become_subreaper()?;
+        native::note_ignored();
         let signals =
             [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1];
         let mut queue = EventQueue::new(&signals)?;

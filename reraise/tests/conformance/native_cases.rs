@@ -132,7 +132,7 @@ pub(crate) fn limits_umask_directory_environment_are_applied() {
         directory: directory.canonicalize().unwrap(),
         umask: Some(0o027),
         limits: vec![limit],
-        environment: vec![c"GREETING=hello world".into(), c"EMPTY=".into()],
+        environment: ["GREETING=hello world", "EMPTY="].into_iter().collect(),
         ..s.verb("facts", &[])
     };
     let facts = output_of(&mut s, launch.clone());

@@ -49,7 +49,7 @@ impl Subject for OnFake {
             self.handle.program(&path, behaviour);
         }
         let program = std::ffi::CString::new(path).unwrap();
-        let environment = vec![run_entry(run_number(run))];
+        let environment = [run_entry(run_number(run))].into_iter().collect();
         Launch { arguments: vec![program.clone()], program, environment, ..Launch::default() }
     }
 

@@ -118,7 +118,7 @@ impl Subject for OnNative {
                 launch
             }
         };
-        Launch { environment: vec![run_entry(run_number(run))], ..launch }
+        Launch { environment: [run_entry(run_number(run))].into_iter().collect(), ..launch }
     }
 
     fn succeed(&mut self) {

@@ -9,7 +9,7 @@ const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
 
 fn launch(path: &str, run: u64) -> Launch {
-    let environment = vec![run_entry(run)];
+    let environment = [run_entry(run)].into_iter().collect();
     Launch { program: CString::new(path).unwrap(), environment, ..Launch::default() }
 }
 

@@ -102,9 +102,9 @@ impl Bench {
         write_script(&self.script(), config);
     }
 
-    pub(super) fn context(&self) -> std::rc::Rc<[u8]> {
+    pub(super) fn context(&self) -> Rc<[u8]> {
         let part = |name| self.dir.path().join(name);
-        let (limits, environment) = (Vec::new(), vec!["A=1".into()]);
+        let (limits, environment) = (Vec::new(), ["A=1"].into_iter().collect());
         let (dir, logdir, cwd) = (part("d"), part("l"), "/".into());
         Context { dir, logdir, cwd, umask: 0o022, limits, environment }.encode().into()
     }

@@ -26,7 +26,7 @@ fn a_start_that_succeeds() {
     let slot = bench.slot();
     assert_eq!((slot.phase, slot.started, slot.process()), (slot::Phase::Up, true, main));
     let launch = &bench.fake.started()[0].launch;
-    assert_eq!(launch.environment[0], c"A=1".to_owned());
+    assert_eq!(launch.environment.value("A"), Some(&b"1"[..]));
     assert_eq!(launch.output, Some(bench.dir.path().join("l/web/current")));
 }
 

@@ -45,6 +45,22 @@ pub fn peek_child() -> io::Result<Option<(i32, i32)>> {
     Ok(Some((pid, status)))
 }
 
+/// Forks (`fork(2)`). `None` in the child.
+///
+/// # Errors
+/// `EAGAIN` or `ENOMEM`.
+///
+/// # Safety
+/// The process must be single-threaded, and the child may call only what is
+/// safe in a signal handler, before it executes a program.
+pub unsafe fn fork_to_exec() -> io::Result<Option<Pid>> {
+    // SAFETY: the caller's promise.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => Ok(None),
+    }
+}
+
 /// Forks a grandchild whose parent is not us: the child between ends at once
 /// and is waited for here. `None` in the grandchild. There is no `CLONE_PARENT`
 /// here: the grandchild belongs to init, or to the nearest reaper, which is

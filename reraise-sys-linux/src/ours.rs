@@ -66,6 +66,21 @@ pub unsafe fn fork_beside() -> io::Result<Option<Pid>> {
     unsafe { clone(libc::CLONE_PARENT | libc::SIGCHLD) }
 }
 
+/// Forks, without what the C library does at a fork (`clone(2)`): its locks and
+/// lists are written to on both sides, which for each of us is a page or two to
+/// copy and a few to fault in. `None` in the child.
+///
+/// # Errors
+/// `EAGAIN` or `ENOMEM`, as `fork(2)`.
+///
+/// # Safety
+/// The process must be single-threaded, and the child may call only what is
+/// safe in a signal handler, before it executes a program.
+pub unsafe fn fork_to_exec() -> io::Result<Option<Pid>> {
+    // SAFETY: the caller's promise.
+    unsafe { clone(libc::SIGCHLD) }
+}
+
 /// Forks a child that runs `run(argument)` on another stack (`clone(2)`), so that
 /// it needs nothing of its parent's; and without what the C library does at a
 /// fork, which is to write to its own data in each child, for threads that we do

@@ -51,8 +51,8 @@ pub use super::spawn::{
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
     carries, children, close_from, code, disable_pidfd, discard, first_stack, fork_beside,
-    fork_onto, guard, has_handles, leave_first_stack, map_memory, parent, peek_child, pid_space,
-    processes, send, set_title,
+    fork_onto, fork_to_exec, guard, has_handles, leave_first_stack, map_memory, parent, peek_child,
+    pid_space, processes, send, set_title,
 };
 
 /// What the system crates must export. One that drifts fails here, on its line.
@@ -71,6 +71,7 @@ mod contract {
     const _: bool = sys::KEEPS_ORPHANS;
     const _: fn(i32) = sys::close_from;
     const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_beside;
+    const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_to_exec;
     const _: unsafe fn(
         *mut [u8],
         extern "C" fn(*mut libc::c_void) -> libc::c_int,
@@ -375,15 +376,13 @@ impl ProcessBackend for Native {
         let Some(Child { stage, .. }) = child else { return Err(Errno::ESRCH.into()) };
         let Stage::Gated(gate) = stage else { return Err(Errno::EINVAL.into()) };
         let token = process.pid as u64;
-        self.queue.watch_readable(gate.as_fd(), token)?;
-        if let Err(e) = spawn::open_gate(gate.as_fd()) {
-            self.queue.forget_readable(gate.as_fd());
-            return Err(e);
-        }
+        // What it says before we listen is heard all the same.
+        spawn::open_gate(gate.as_fd())?;
+        let listens = self.queue.watch_readable(gate.as_fd(), token);
         if let Stage::Gated(gate) = std::mem::replace(stage, Stage::Launched) {
             *stage = Stage::Released(gate);
         }
-        Ok(())
+        listens
     }
 
     fn signal(&mut self, process: ProcessId, signal: Signal) -> io::Result<bool> {

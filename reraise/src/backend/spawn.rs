@@ -26,8 +26,8 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, read, setsid};
 use nix::unistd::{Gid, write};
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, read, setsid};
 
 use super::{Launch, LaunchError, Limit, Step};
 
@@ -53,9 +53,9 @@ pub(super) fn fork_gated(launch: &Launch) -> io::Result<(i32, OwnedFd)> {
     fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     // SAFETY: the child calls only what is safe after a fork (see above).
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok((child.as_raw(), ours)),
-        ForkResult::Child => plan.run(theirs),
+    match unsafe { super::native::fork_to_exec() }? {
+        Some(child) => Ok((child.as_raw(), ours)),
+        None => plan.run(theirs),
     }
 }
 

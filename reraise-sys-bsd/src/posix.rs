@@ -45,22 +45,6 @@ pub fn peek_child() -> io::Result<Option<(i32, i32)>> {
     Ok(Some((pid, status)))
 }
 
-/// Forks (`fork(2)`). `None` in the child.
-///
-/// # Errors
-/// `EAGAIN` or `ENOMEM`.
-///
-/// # Safety
-/// The process must be single-threaded, and the child may call only what is
-/// safe in a signal handler, before it executes a program.
-pub unsafe fn fork_to_exec() -> io::Result<Option<Pid>> {
-    // SAFETY: the caller's promise.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(Some(child)),
-        ForkResult::Child => Ok(None),
-    }
-}
-
 /// Forks a grandchild whose parent is not us: the child between ends at once
 /// and is waited for here. `None` in the grandchild. There is no `CLONE_PARENT`
 /// here: the grandchild belongs to init, or to the nearest reaper, which is
@@ -134,6 +118,23 @@ pub unsafe fn fork_onto(
             unsafe { libc::_exit(code) }
         }
     }
+}
+
+/// As [`fork_onto`]: the process has a copy of all that it is given (fork(2)).
+///
+/// # Errors
+/// `EAGAIN` or `ENOMEM`.
+///
+/// # Safety
+/// `run` does not return, does not allocate, and calls only what is safe in a signal
+/// handler, before it executes a program.
+pub unsafe fn start_beside(
+    stack: *mut [u8],
+    run: extern "C" fn(*mut libc::c_void) -> libc::c_int,
+    argument: *mut libc::c_void,
+) -> io::Result<i32> {
+    // SAFETY: the caller's promise, which makes up for other threads.
+    unsafe { fork_onto(stack, run, argument) }
 }
 
 /// The first stack is kept here, see [`fork_onto`].

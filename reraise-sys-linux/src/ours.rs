@@ -66,19 +66,34 @@ pub unsafe fn fork_beside() -> io::Result<Option<Pid>> {
     unsafe { clone(libc::CLONE_PARENT | libc::SIGCHLD) }
 }
 
-/// Forks, without what the C library does at a fork (`clone(2)`): its locks and
-/// lists are written to on both sides, which for each of us is a page or two to
-/// copy and a few to fault in. `None` in the child.
+/// Starts a process that runs `run(argument)` on that stack in *our* memory
+/// (`clone(2)`, `CLONE_VM`) until it executes a program, while we go on: nothing is
+/// copied, neither page tables nor, later, the pages that both have written to.
+/// Where that is not known, as under qemu's user mode, it gets a copy.
 ///
 /// # Errors
 /// `EAGAIN` or `ENOMEM`, as `fork(2)`.
 ///
 /// # Safety
-/// The process must be single-threaded, and the child may call only what is
-/// safe in a signal handler, before it executes a program.
-pub unsafe fn fork_to_exec() -> io::Result<Option<Pid>> {
+/// Stack and argument stay as they are until the process has executed a program or
+/// is gone; `run` does not return, does not allocate, and calls only what is safe in
+/// a signal handler. `errno` is one for both: what fails on either side at the same
+/// moment may be told a wrong reason.
+pub unsafe fn start_beside(
+    stack: *mut [u8],
+    run: extern "C" fn(*mut libc::c_void) -> libc::c_int,
+    argument: *mut libc::c_void,
+) -> io::Result<i32> {
+    let end = stack.cast::<u8>().wrapping_add(stack.len());
+    let top = end.wrapping_sub(end.addr() % 16).cast();
+    let shared = libc::CLONE_VM | libc::SIGCHLD;
     // SAFETY: the caller's promise.
-    unsafe { clone(libc::SIGCHLD) }
+    let mut pid = unsafe { libc::clone(run, top, shared, argument) };
+    if pid < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
+        // SAFETY: as above, and with less in common.
+        pid = unsafe { libc::clone(run, top, libc::SIGCHLD, argument) };
+    }
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) }
 }
 
 /// Forks a child that runs `run(argument)` on another stack (`clone(2)`), so that

@@ -13,7 +13,7 @@
 //! system.program("/web", Behaviour::exits(3).after(Duration::from_secs(20)));
 //! let mut backend = system.clone();
 //! let launch = Launch { program: c"/web".into(), ..Launch::default() };
-//! let web = backend.spawn(&launch)?;
+//! let web = backend.spawn(launch)?;
 //! backend.release(web)?;
 //! assert_eq!(backend.next_event(None)?, Event::Launched(web));
 //! assert_eq!(backend.next_event(None)?, Event::Ended(web, Exit::Code(3)));
@@ -177,7 +177,7 @@ impl Fake {
 }
 
 impl ProcessBackend for Fake {
-    fn spawn(&mut self, launch: &Launch) -> io::Result<ProcessId> {
+    fn spawn(&mut self, launch: Launch) -> io::Result<ProcessId> {
         self.world().spawn(launch)
     }
 

@@ -251,7 +251,7 @@ pub trait ProcessBackend {
     ///
     /// # Errors
     /// As `fork(2)` and `pipe(2)`: nothing was started.
-    fn spawn(&mut self, launch: &Launch) -> io::Result<ProcessId>;
+    fn spawn(&mut self, launch: Launch) -> io::Result<ProcessId>;
 
     /// Opens the gate. [`Event::Launched`] or [`Event::LaunchFailed`] follows.
     /// The program starts with default signal dispositions, an empty signal

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{geteuid, getpid, getsid};
 
-use super::spawn;
+use super::spawn::{self, Cradle};
 use super::tree::{self, Relation};
 use super::{
     Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Scope, Tree,
@@ -51,8 +51,8 @@ pub use super::spawn::{
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
     carries, children, close_from, code, disable_pidfd, discard, first_stack, fork_beside,
-    fork_onto, fork_to_exec, guard, has_handles, leave_first_stack, map_memory, parent, peek_child,
-    pid_space, processes, send, set_title,
+    fork_onto, guard, has_handles, leave_first_stack, map_memory, parent, peek_child, pid_space,
+    processes, send, set_title, start_beside,
 };
 
 /// What the system crates must export. One that drifts fails here, on its line.
@@ -71,7 +71,11 @@ mod contract {
     const _: bool = sys::KEEPS_ORPHANS;
     const _: fn(i32) = sys::close_from;
     const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_beside;
-    const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_to_exec;
+    const _: unsafe fn(
+        *mut [u8],
+        extern "C" fn(*mut libc::c_void) -> libc::c_int,
+        *mut libc::c_void,
+    ) -> Result<i32> = sys::start_beside;
     const _: unsafe fn(
         *mut [u8],
         extern "C" fn(*mut libc::c_void) -> libc::c_int,
@@ -115,6 +119,19 @@ const LOOKS: usize = 1000;
 struct Child {
     id: ProcessId,
     stage: Stage,
+    /// Until it has executed its program.
+    cradle: Option<Cradle>,
+}
+
+impl Child {
+    /// To be called when it has executed its program, or is gone.
+    fn grown(&mut self) {
+        if let Some(cradle) = self.cradle.take() {
+            // SAFETY: the caller's assurance: the end of the socket was read, which
+            // `execve` closes when it has left our memory, or the child was reaped.
+            unsafe { cradle.clear() };
+        }
+    }
 }
 
 enum Stage {
@@ -203,7 +220,9 @@ impl Native {
     /// Queues the events of a child that has just been reaped.
     fn has_ended(&mut self, pid: i32, exit: Exit) {
         if let Some(at) = self.children.iter().position(|c| c.id.pid == pid) {
-            let Child { id, stage } = self.children.swap_remove(at);
+            let mut child = self.children.swap_remove(at);
+            child.grown();
+            let Child { id, stage, .. } = child;
             let failure = match &stage {
                 Stage::Gated(_) | Stage::Launched => None,
                 Stage::Failed(error) => Some(*error),
@@ -246,6 +265,7 @@ impl Native {
             Some(error) => Stage::Failed(error),
             None => {
                 self.pending.push_back(Event::Launched(child.id));
+                child.grown();
                 Stage::Launched
             }
         };
@@ -356,12 +376,12 @@ fn spared() -> [i32; 3] {
 }
 
 impl ProcessBackend for Native {
-    fn spawn(&mut self, launch: &Launch) -> io::Result<ProcessId> {
-        let (pid, gate) = spawn::fork_gated(launch)?;
+    fn spawn(&mut self, launch: Launch) -> io::Result<ProcessId> {
+        let (pid, gate, cradle) = spawn::start_gated(launch)?;
         match born(pid) {
             Ok(Some(born)) => {
                 let id = ProcessId { pid, born };
-                self.children.push(Child { id, stage: Stage::Gated(gate) });
+                self.children.push(Child { id, stage: Stage::Gated(gate), cradle: Some(cradle) });
                 Ok(id)
             }
             // Unnamed it cannot be kept: it ends when the gate is closed, and

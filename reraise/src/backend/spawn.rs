@@ -1,7 +1,8 @@
 //! Starting a program in a process that waits until it may.
 //!
-//! 1. `fork(2)`; the child leads a session of its own and closes what it has
-//!    inherited, so that it keeps no descriptor of ours alive.
+//! 1. A new process, which shares our memory where the system can do that, leads a
+//!    session of its own and closes what it has inherited, so that it keeps no
+//!    descriptor of ours alive.
 //! 2. It gives up our signal set-up, takes on the service's directory, output and
 //!    limits, and waits at the gate, a socket. End of file there means that we are
 //!    gone or never meant it, and the child ends.
@@ -9,16 +10,17 @@
 //! 4. The same socket tells how that went: step and errno, or end of file,
 //!    because `execve` closes it.
 //!
-//! Between fork and exec nothing may allocate. Everything that the child needs
+//! Between that and `execve` nothing may allocate. Everything that the child needs
 //! is prepared before, and its errors travel as two numbers.
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
@@ -44,18 +46,67 @@ const SIGNAL_NUMBERS: std::ops::RangeInclusive<i32> = 1..=128;
 /// give up, since `execve(2)` resets handlers only.
 static IGNORED: [AtomicU64; 2] = [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)];
 
-/// Forks the child. It waits until [`open_gate`], or until our end is closed.
-pub(super) fn fork_gated(launch: &Launch) -> io::Result<(i32, OwnedFd)> {
+/// What a child uses of our memory until it has become its program or is gone. It
+/// is told when that is so; dropped before, it would stay where it is for ever.
+pub(super) struct Cradle(NonNull<Contents>);
+
+struct Contents {
+    plan: Plan,
+    /// The child's end of the socket.
+    channel: RawFd,
+    stack: NonNull<[MaybeUninit<u8>]>,
+}
+
+/// Several times what the few calls before `execve` need.
+const CHILDS_STACK: usize = 24 << 10;
+
+impl Cradle {
+    fn new(plan: Plan, channel: RawFd) -> Self {
+        let stack = NonNull::from(Box::leak(Box::new_uninit_slice(CHILDS_STACK)));
+        Self(NonNull::from(Box::leak(Box::new(Contents { plan, channel, stack }))))
+    }
+
+    /// Frees it.
+    ///
+    /// # Safety
+    /// The child has executed its program, or is gone.
+    pub(super) unsafe fn clear(self) {
+        // SAFETY: it was leaked by `new`, and the child has no use for it any more.
+        let contents = unsafe { Box::from_raw(self.0.as_ptr()) };
+        // SAFETY: likewise.
+        drop(unsafe { Box::from_raw(contents.stack.as_ptr()) });
+    }
+}
+
+/// Starts the child. It waits until [`open_gate`], or until our end is closed.
+pub(super) fn start_gated(launch: Launch) -> io::Result<(i32, OwnedFd, Cradle)> {
+    extern "C" fn live(contents: *mut c_void) -> c_int {
+        let contents: *const Contents = contents.cast();
+        // SAFETY: they stay as they are until we are done, see `Cradle`.
+        let contents = unsafe { &*contents };
+        contents.plan.run(contents.channel)
+    }
     let plan = Plan::new(launch)?;
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())?;
     // Not SOCK_CLOEXEC, which macOS lacks; we have no other thread.
     fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    // SAFETY: the child calls only what is safe after a fork (see above).
-    match unsafe { super::native::fork_to_exec() }? {
-        Some(child) => Ok((child.as_raw(), ours)),
-        None => plan.run(theirs),
+    let cradle = Cradle::new(plan, theirs.as_raw_fd());
+    // SAFETY: nobody else refers to it yet.
+    let stack = unsafe { cradle.0.as_ref() }.stack;
+    let stack = ptr::slice_from_raw_parts_mut(stack.as_ptr().cast(), CHILDS_STACK);
+    let contents = cradle.0.as_ptr().cast();
+    // SAFETY: what it is given stays until the child has no use for it, and the
+    // child calls only what is safe after a fork (see above).
+    let started = unsafe { super::native::start_beside(stack, live, contents) };
+    match started {
+        Ok(pid) => Ok((pid, ours, cradle)),
+        Err(e) => {
+            // SAFETY: there is no child.
+            unsafe { cradle.clear() };
+            Err(e)
+        }
     }
 }
 
@@ -114,7 +165,7 @@ pub fn fork_with<T>(given: T, life: fn(T) -> !) -> io::Result<i32> {
 /// this socket. What else the parent had open must not be used any more.
 #[must_use]
 pub fn keep_only(socket: UnixStream) -> UnixStream {
-    let settled = settle(socket.into());
+    let settled = settle(socket.into_raw_fd());
     super::native::close_from(CHANNEL + 1);
     settled.into()
 }
@@ -218,32 +269,32 @@ fn set_default(signal: i32) {
 }
 
 /// A [`Launch`] in the shape that the system calls want.
-struct Plan<'a> {
-    program: &'a CStr,
+struct Plan {
     /// These two end with a null pointer and point into the `Launch`.
     arguments: Vec<*const c_char>,
     environment: Vec<*const c_char>,
     directory: CString,
     umask: Option<Mode>,
-    limits: &'a [Limit],
     output: Option<CString>,
+    launch: Launch,
 }
 
-impl<'a> Plan<'a> {
-    fn new(launch: &'a Launch) -> io::Result<Self> {
+impl Plan {
+    fn new(launch: Launch) -> io::Result<Self> {
+        let environment = launch.environment.iter().map(CStr::as_ptr);
         Ok(Self {
-            program: &launch.program,
             arguments: pointers(&launch.arguments),
-            environment: launch.environment.iter().map(CStr::as_ptr).chain([ptr::null()]).collect(),
+            environment: environment.chain([ptr::null()]).collect(),
             directory: path(&launch.directory)?,
             umask: launch.umask.map(|bits| Mode::from_bits_truncate(bits as libc::mode_t)),
-            limits: &launch.limits,
             output: launch.output.as_deref().map(path).transpose()?,
+            // What was pointed to lies on the heap, and moves with neither.
+            launch,
         })
     }
 
     /// All that the child does.
-    fn run(&self, channel: OwnedFd) -> ! {
+    fn run(&self, channel: RawFd) -> ! {
         // It cannot fail: a process that was just forked leads no group.
         let _ = setsid();
         let channel = settle(channel);
@@ -285,7 +336,7 @@ impl<'a> Plan<'a> {
             redirect(output).map_err(|e| (Step::Output, e))?;
         }
         // Last, so that a limit on descriptors does not hit the lines above.
-        for limit in self.limits {
+        for limit in &self.launch.limits {
             set_limit(*limit).map_err(|e| (Step::Limits, e))?;
         }
         Ok(())
@@ -295,8 +346,8 @@ impl<'a> Plan<'a> {
     fn exec(&self) -> Errno {
         let (arguments, environment) = (self.arguments.as_ptr(), self.environment.as_ptr());
         // SAFETY: both arrays end with a null pointer, and the strings that
-        // they point to live in the `Launch` that `self` borrows.
-        unsafe { libc::execve(self.program.as_ptr(), arguments, environment) };
+        // they point to live in the `Launch` that `self` has.
+        unsafe { libc::execve(self.launch.program.as_ptr(), arguments, environment) };
         Errno::last()
     }
 }
@@ -310,8 +361,7 @@ fn path(path: &Path) -> io::Result<CString> {
 }
 
 /// Moves the socket to its place.
-fn settle(channel: OwnedFd) -> OwnedFd {
-    let fd = channel.into_raw_fd();
+fn settle(fd: RawFd) -> OwnedFd {
     if fd != CHANNEL {
         // SAFETY: whatever stood there is ours by inheritance only, and this
         // process never uses it.

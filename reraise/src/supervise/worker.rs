@@ -416,7 +416,7 @@ impl<B: ProcessBackend> Worker<B> {
             }
         };
         let launch = launch::prepare(entry, context, run, output);
-        let main = match self.backend.spawn(&launch) {
+        let main = match self.backend.spawn(launch) {
             Ok(main) => main,
             Err(e) => return failed(e),
         };

@@ -3,6 +3,7 @@
 //! given back, and what lives stays together at the beginning.
 
 use std::alloc::Layout;
+use std::ops::Range;
 
 use super::GRAIN;
 use crate::backend::native;
@@ -14,6 +15,16 @@ const GRAINS: usize = ROOM / GRAIN;
 const LARGE: usize = 2048;
 const PAGE: usize = 4096;
 const GRAINS_OF_PAGE: usize = PAGE / GRAIN;
+
+/// The words of a map that hold these bits, each with a mask of them.
+fn words(range: Range<usize>) -> impl DoubleEndedIterator<Item = (usize, u64)> {
+    let Range { start, end } = range;
+    (start / 64..end.div_ceil(64)).map(move |word| {
+        let from = start.saturating_sub(word * 64);
+        let beyond = (word * 64 + 64).saturating_sub(end);
+        (word, (u64::MAX << from) & (u64::MAX >> beyond))
+    })
+}
 
 /// See the module.
 #[repr(C, align(64))]
@@ -40,16 +51,25 @@ impl Common {
         }
     }
 
-    fn is_taken(&self, grain: usize) -> bool {
-        self.map[grain / 64] >> (grain % 64) & 1 != 0
+    fn mark(&mut self, range: Range<usize>, taken: bool) {
+        for (word, mask) in words(range) {
+            let word = &mut self.map[word];
+            *word = if taken { *word | mask } else { *word & !mask };
+        }
     }
 
-    fn mark(&mut self, from: usize, count: usize, taken: bool) {
-        for grain in from..from + count {
-            let bit = 1 << (grain % 64);
-            let word = &mut self.map[grain / 64];
-            *word = if taken { *word | bit } else { *word & !bit };
-        }
+    fn first_taken(&self, range: Range<usize>) -> Option<usize> {
+        words(range).find_map(|(word, mask)| {
+            let taken = self.map[word] & mask;
+            (taken != 0).then(|| word * 64 + taken.trailing_zeros() as usize)
+        })
+    }
+
+    fn last_taken(&self, range: Range<usize>) -> Option<usize> {
+        words(range).rev().find_map(|(word, mask)| {
+            let taken = self.map[word] & mask;
+            (taken != 0).then(|| word * 64 + 63 - taken.leading_zeros() as usize)
+        })
     }
 
     /// The offset of the room in its first page, in grains.
@@ -68,7 +88,7 @@ impl Common {
         } else {
             self.first_fit(count, step)?
         };
-        self.mark(at, count, true);
+        self.mark(at..at + count, true);
         let shift = self.shift();
         for page in (at + shift) / GRAINS_OF_PAGE..=(at + shift + count - 1) / GRAINS_OF_PAGE {
             self.written[page / 64] |= 1 << (page % 64);
@@ -80,7 +100,7 @@ impl Common {
         let mut at = self.first.next_multiple_of(step);
         let mut is_first = step == 1;
         while at + count <= GRAINS {
-            let Some(taken) = (at..at + count).rev().find(|&grain| self.is_taken(grain)) else {
+            let Some(taken) = self.last_taken(at..at + count) else {
                 if is_first {
                     self.first = at + count;
                 }
@@ -97,7 +117,7 @@ impl Common {
         let end = (GRAINS + self.shift()) / GRAINS_OF_PAGE * GRAINS_OF_PAGE - self.shift();
         let mut at = end.checked_sub(count)? / step * step;
         loop {
-            let Some(taken) = (at..at + count).find(|&grain| self.is_taken(grain)) else {
+            let Some(taken) = self.first_taken(at..at + count) else {
                 return Some(at);
             };
             at = taken.checked_sub(count)? / step * step;
@@ -111,7 +131,7 @@ impl Common {
             return false;
         }
         let at = (block.addr() - start) / GRAIN;
-        self.mark(at, layout.size().div_ceil(GRAIN).max(1), false);
+        self.mark(at..at + layout.size().div_ceil(GRAIN).max(1), false);
         self.first = self.first.min(at);
         true
     }
@@ -127,9 +147,28 @@ impl Common {
             let to = (from + GRAINS_OF_PAGE).min(GRAINS);
             // The last page may hold something else behind the zone.
             let is_whole = to - from == GRAINS_OF_PAGE;
-            if is_written && is_whole && !(from..to).any(|grain| self.is_taken(grain)) {
+            if is_written && is_whole && self.first_taken(from..to).is_none() {
                 native::discard(base + page * PAGE, PAGE);
                 self.written[page / 64] &= !(1 << (page % 64));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_hold_exactly_the_bits_of_a_range() {
+        for start in 0..200 {
+            for end in start + 1..200 {
+                let bits: Vec<usize> = words(start..end)
+                    .flat_map(|(word, mask)| {
+                        (0..64).filter(move |b| mask >> b & 1 != 0).map(move |b| word * 64 + b)
+                    })
+                    .collect();
+                assert_eq!(bits, (start..end).collect::<Vec<_>>());
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::subject::{Program, Subject, killed, ours};
 
 /// Launches it and gives its end, which must come by itself.
 fn end_of(s: &mut OnNative, launch: &Launch) -> Exit {
-    let child = s.backend().spawn(launch).unwrap();
+    let child = s.backend().spawn(launch.clone()).unwrap();
     s.backend().release(child).unwrap();
     assert_eq!(s.next(), Event::Launched(child));
     match s.next() {
@@ -34,7 +34,7 @@ fn output_of(s: &mut OnNative, launch: Launch) -> String {
 
 /// Launches it and gives the step at which that fails.
 fn failure_of(s: &mut OnNative, launch: &Launch) -> (Step, i32) {
-    let child = s.backend().spawn(launch).unwrap();
+    let child = s.backend().spawn(launch.clone()).unwrap();
     s.backend().release(child).unwrap();
     match s.next() {
         Event::LaunchFailed(p, error) if p == child => (error.step, error.errno),
@@ -161,7 +161,7 @@ pub(crate) fn a_busy_script_is_a_temporary_failure() {
     let mut s = OnNative::new();
     let launch = s.script("#!/bin/sh\nexit 3\n", 0o755);
     let busy = fs::OpenOptions::new().append(true).open(s.directory().join("script")).unwrap();
-    let child = s.backend().spawn(&launch).unwrap();
+    let child = s.backend().spawn(launch.clone()).unwrap();
     s.backend().release(child).unwrap();
     let event = s.next();
     if let Event::LaunchFailed(_, error) = event {
@@ -230,7 +230,7 @@ pub(crate) fn a_process_that_forks_away_is_never_missed() {
     }
     let mut s = OnNative::new();
     let launch = s.verb("hop", &["500".into()]);
-    let child = s.backend().spawn(&launch).unwrap();
+    let child = s.backend().spawn(launch.clone()).unwrap();
     s.backend().release(child).unwrap();
     loop {
         assert_ne!(s.members(&ours(child)), []);
@@ -248,7 +248,7 @@ pub(crate) fn a_process_without_its_first_thread_lives() {
     for is_bare in [false, true] {
         let mut s = if is_bare { OnNative::without_pidfd() } else { OnNative::new() };
         let launch = s.verb("lose-first-thread", &[]);
-        let child = s.backend().spawn(&launch).unwrap();
+        let child = s.backend().spawn(launch.clone()).unwrap();
         s.backend().release(child).unwrap();
         s.await_all(&[Event::Launched(child), Event::Input]);
         assert_eq!(s.backend().identify(child.pid).unwrap(), Some(child));

@@ -71,7 +71,7 @@ pub(crate) trait Subject: Sized {
 
     fn spawn(&mut self, program: Program) -> ProcessId {
         let launch = self.launch(program, RUN);
-        self.backend().spawn(&launch).unwrap()
+        self.backend().spawn(launch.clone()).unwrap()
     }
 
     /// Launches a program that ends by itself.
@@ -106,7 +106,7 @@ pub(crate) trait Subject: Sized {
 
     fn start_run(&mut self, program: Program, run: u64) -> ProcessId {
         let launch = self.launch(program, run);
-        let process = self.backend().spawn(&launch).unwrap();
+        let process = self.backend().spawn(launch.clone()).unwrap();
         self.backend().release(process).unwrap();
         self.await_all(&[Event::Launched(process), Event::Input]);
         process

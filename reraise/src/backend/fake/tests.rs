@@ -14,7 +14,7 @@ fn launch(path: &str, run: u64) -> Launch {
 }
 
 fn start(backend: &mut Fake, path: &str) -> ProcessId {
-    let process = backend.spawn(&launch(path, 7)).unwrap();
+    let process = backend.spawn(launch(path, 7)).unwrap();
     backend.release(process).unwrap();
     assert_eq!(backend.next_event(None).unwrap(), Event::Launched(process));
     process
@@ -45,7 +45,7 @@ fn each_launch_takes_the_next_behaviour_and_the_last_one_stays() {
     fake.programs("/p", runs);
     let mut seen = Vec::new();
     for _ in 0..4 {
-        let process = fake.spawn(&launch("/p", 7)).unwrap();
+        let process = fake.spawn(launch("/p", 7)).unwrap();
         fake.release(process).unwrap();
         if fake.next_event(None).unwrap() == Event::LaunchFailed(process, busy) {
             continue;
@@ -65,10 +65,10 @@ fn a_fork_fails_as_often_as_it_was_told_to() {
     let mut fake = Fake::new();
     fake.fail_spawns(libc::EAGAIN, 2);
     for _ in 0..2 {
-        let error = fake.spawn(&launch("/p", 7)).unwrap_err();
+        let error = fake.spawn(launch("/p", 7)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
     }
-    assert!(fake.spawn(&launch("/p", 7)).is_ok());
+    assert!(fake.spawn(launch("/p", 7)).is_ok());
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_successor_finds_adopts_and_hears_of_the_end() {
         let mut fake = Fake::new();
         fake.program("/p", Behaviour::exits(3).after(9 * S));
         let process = start(&mut fake, "/p");
-        let gated = fake.spawn(&launch("/p", 8)).unwrap();
+        let gated = fake.spawn(launch("/p", 8)).unwrap();
         let us = fake.us();
         fake.signal_us(S, Signal::SIGTERM);
         fake.crash();
@@ -129,7 +129,7 @@ fn a_successor_finds_adopts_and_hears_of_the_end() {
 fn what_was_released_before_a_crash_runs_after_it() {
     let mut fake = Fake::new();
     fake.program("/p", Behaviour::waits());
-    let process = fake.spawn(&launch("/p", 7)).unwrap();
+    let process = fake.spawn(launch("/p", 7)).unwrap();
     fake.release(process).unwrap();
     fake.crash();
     assert_eq!(fake.next_event(Some(S)).unwrap(), Event::Deadline, "it is not our child");

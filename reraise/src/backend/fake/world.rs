@@ -192,7 +192,7 @@ impl World {
         self.plan(self.now + after, happening);
     }
 
-    pub(super) fn spawn(&mut self, launch: &Launch) -> io::Result<ProcessId> {
+    pub(super) fn spawn(&mut self, launch: Launch) -> io::Result<ProcessId> {
         if let Some(errno) = self.failing_forks.pop_front() {
             return Err(io::Error::from_raw_os_error(errno));
         }

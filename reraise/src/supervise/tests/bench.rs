@@ -334,7 +334,7 @@ fn told(frame: &Frame) -> String {
 }
 
 impl ProcessBackend for Watched {
-    fn spawn(&mut self, launch: &Launch) -> io::Result<ProcessId> {
+    fn spawn(&mut self, launch: Launch) -> io::Result<ProcessId> {
         self.call();
         self.fake.spawn(launch)
     }

@@ -130,7 +130,7 @@ fn foreground(given: &Given, name: ServiceName) -> Result<ExitCode, Fault> {
         space: native::pid_space().map_err(system)?,
     };
     let backend = Native::new(&begin::SIGNALS).map_err(system)?;
-    let task = Task::Start { client: String::new(), context: context.encode().into() };
+    let task = Task::Start { client: String::new(), context: context.encode().into(), once: false };
     let link = Link::none();
     let assignment =
         Assignment { piddir, name: name.clone(), task, place, link, is_foreground: true };

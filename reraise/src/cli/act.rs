@@ -17,7 +17,7 @@ use reraise::error::{ExitCode, Fault};
 use reraise::name::ServiceName;
 use reraise::paths::{self, Files};
 use reraise::service::Entry;
-use reraise::slot::{self, Phase};
+use reraise::slot;
 use reraise::supervise::launch;
 use reraise::wanted::Wanted;
 
@@ -268,9 +268,8 @@ fn is_idle(setting: &Setting, name: &ServiceName, seen: &Seen) -> bool {
     }
     let me = setting.dirs.uid();
     let files = Files::of(&setting.dirs.piddir(me), me, name);
-    let phase = slot::read(&files.file("run")).map_or(Phase::Idle, |s| s.phase);
-    let is_over = matches!(phase, Phase::Idle | Phase::Over);
-    is_over && Wanted::read(&files.own) != Some(Wanted::Up)
+    let is_open = slot::read(&files.file("run")).is_some_and(|s| s.phase.is_open());
+    !is_open && !Wanted::read(&files.own).is_some_and(Wanted::is_up)
 }
 
 /// The line to the keeper, opened when it is needed.

@@ -2,7 +2,7 @@
 
 use super::registry::End;
 use super::{Keeper, now, scan};
-use crate::backend::{Exit, ProcessId, native};
+use crate::backend::{Exit, native};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::Files;
@@ -85,15 +85,15 @@ impl Keeper {
             return;
         }
         let adopted: Vec<ServiceName> = self.adopted.keys().cloned().collect();
-        for (pid, born, name) in
+        for (stray, owner) in
             scan::assign(&self.command, self.me, self.place, &unknown, &adopted, dead)
         {
-            self.strays.insert(pid, born);
-            if let Some(name) = name {
+            self.strays.insert(stray.pid, stray.born);
+            if let Some((name, run)) = owner {
                 let files = Files::of(&self.command.piddir, self.me, &name);
-                let stray = ProcessId { pid, born };
-                if let Err(e) = launch::note_stray(&files, stray) {
-                    messages::say(name.as_str(), &format!("cannot note pid {pid} as its own: {e}"));
+                if let Err(e) = launch::note_stray(&files, run, stray) {
+                    let what = format!("cannot note pid {} as its own: {e}", stray.pid);
+                    messages::say(name.as_str(), &what);
                 }
             }
         }

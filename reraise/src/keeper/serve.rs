@@ -93,7 +93,7 @@ impl Keeper {
             // The end of the session or of the machine: all services end in
             // order, and what is wanted stays as it was.
             Signal::SIGTERM | Signal::SIGINT => {
-                let effects = self.registry.leave_all();
+                let effects = self.registry.leave_all(false);
                 self.carry_out(effects);
             }
             _ => {}
@@ -122,10 +122,12 @@ impl Keeper {
             verb => {
                 let Some(name) = rest.split().and_then(|(name, _)| valid(name)) else { return };
                 let request = match verb {
-                    "start" => Request::Start {
+                    "start" | "start-once" => Request::Start {
                         client: token.to_string(),
                         context: connection.context.clone(),
+                        once: verb == "start-once",
                     },
+                    "resume" => Request::Resume { client: token.to_string() },
                     "stop" => Request::Stop { now: false },
                     "stop-now" => Request::Stop { now: true },
                     "restart" => Request::Restart,
@@ -137,7 +139,9 @@ impl Keeper {
     }
 
     fn on_request(&mut self, client: Client, name: ServiceName, request: Request) {
-        if !matches!(request, Request::Start { .. }) && self.adopted.contains_key(&name) {
+        if !matches!(request, Request::Start { .. } | Request::Resume { .. })
+            && self.adopted.contains_key(&name)
+        {
             // What has come to us since is to be ended with it.
             self.assign_orphans(None);
         }

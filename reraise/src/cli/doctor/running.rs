@@ -68,7 +68,7 @@ fn one(
     }
     let owner = entry.map_or(setting.dirs.uid(), |e| e.uid);
     let files = Files::of(&setting.dirs.piddir(owner), owner, name);
-    let is_wanted = Wanted::read(&files.own) == Some(Wanted::Up);
+    let is_wanted = Wanted::read(&files.own).is_some_and(Wanted::is_up);
     let again = format!("reraise start {name}");
     let boot = native::boot_id().unwrap_or_default();
     let is_old = seen.record.as_ref().and_then(|r| r.more).is_some_and(|m| m.boot != boot);

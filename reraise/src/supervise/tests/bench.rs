@@ -110,11 +110,19 @@ impl Bench {
     }
 
     pub(super) fn start(&self) -> Task {
-        Task::Start { client: "7".into(), context: self.context() }
+        Task::Start { client: "7".into(), context: self.context(), once: false }
     }
 
     pub(super) fn start_request(&self) -> Request {
-        Request::Start { client: "8".into(), context: self.context() }
+        Request::Start { client: "8".into(), context: self.context(), once: false }
+    }
+
+    pub(super) fn start_once(&self) -> Task {
+        Task::Start { client: "7".into(), context: self.context(), once: true }
+    }
+
+    pub(super) fn start_once_request(&self) -> Request {
+        Request::Start { client: "8".into(), context: self.context(), once: true }
     }
 
     /// Something happens at that second.

@@ -79,6 +79,9 @@ enum Command {
         /// Wait until they have started successfully (config_start_sec), SEC seconds at most
         #[arg(long, value_name = "SEC", num_args = 0..=1, require_equals = true)]
         wait: Option<Option<f64>>,
+        /// Do not raise them when they end by themselves
+        #[arg(long)]
+        once: bool,
     },
     /// Stop services, with all processes that they have started
     Stop {
@@ -100,6 +103,15 @@ enum Command {
         /// Do not wait until they run again
         #[arg(long)]
         no_wait: bool,
+    },
+    /// Bring back what is wanted and does not run: after a reboot, or when all was killed
+    ///
+    /// Adopts services that run while nobody watches them, finishes stops that were cut short,
+    /// and raises what was started and never stopped. Says nothing of what is as it should be,
+    /// so that it is fit for `@reboot` in a crontab, and can be repeated at will.
+    Resume {
+        /// Names or patterns ('http-*'); all when there is none
+        patterns: Vec<OsString>,
     },
     /// Remove records of services that do not run
     Clean {
@@ -177,9 +189,11 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Status { patterns, long, json } => {
             status::run(&setting(given)?, &patterns, long, json)
         }
-        Command::Start { patterns, wait } => {
-            act::run(&setting(given)?, &patterns, act::Verb::Start { wait: usage::seconds(wait)? })
+        Command::Start { patterns, wait, once } => {
+            let wait = usage::seconds(wait)?;
+            act::run(&setting(given)?, &patterns, act::Verb::Start { wait, once })
         }
+        Command::Resume { patterns } => act::run(&setting(given)?, &patterns, act::Verb::Resume),
         Command::Stop { patterns, no_wait, now } => {
             act::run(&setting(given)?, &patterns, act::Verb::Stop { now, wait: !no_wait })
         }

@@ -13,6 +13,7 @@ mod commands;
 mod foreground;
 mod guarantees;
 mod lifecycle;
+mod resume;
 mod support;
 mod surroundings;
 mod tree;

@@ -24,6 +24,7 @@ use super::select::{Selection, select};
 use super::status::{Seen, State, look};
 use super::{Setting, console, elevate};
 use line::Line;
+pub(crate) use line::context;
 use pending::Pending;
 use wait::wait;
 

@@ -12,6 +12,7 @@ mod list;
 mod select;
 mod skeleton;
 mod status;
+mod up;
 mod usage;
 mod users;
 
@@ -113,6 +114,17 @@ enum Command {
         /// Names or patterns ('http-*'); all when there is none
         patterns: Vec<OsString>,
     },
+    /// Run in the foreground: in a container, under another supervisor, at a terminal
+    ///
+    /// Brings up the services that are named, or whatever is wanted (see `resume`), says on
+    /// standard error what becomes of them, and stays until TERM or INT, which stop them all in
+    /// order; a second one hurries. Their output goes where it always does; with config_log=no
+    /// it is ours. When a service with config_essential=yes ends for good, all are stopped and
+    /// its exit code is passed on. As process 1 it reaps whatever ends there.
+    Up {
+        /// Names or patterns ('http-*'); what is wanted when there is none
+        patterns: Vec<OsString>,
+    },
     /// Remove records of services that do not run
     Clean {
         /// Names or patterns ('http-*'); all when there is none
@@ -200,6 +212,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Restart { patterns, no_wait } => {
             act::run(&setting(given)?, &patterns, act::Verb::Restart { wait: !no_wait })
         }
+        Command::Up { patterns } => up::run(&setting(given)?, &patterns),
         Command::Clean { patterns } => clean::run(&setting(given)?, &patterns),
         Command::Skeleton { name: None, .. } => skeleton::print(),
         Command::Skeleton { name: Some(name), command } => {

@@ -15,6 +15,7 @@
 //! | `reap` | children that have ended |
 //! | `scan` | what disk and process table say |
 //! | `settle` | how it takes its place |
+//! | `up` | in the foreground; the end of all services |
 
 mod fork;
 mod peers;
@@ -23,6 +24,7 @@ pub mod registry;
 mod scan;
 mod serve;
 mod settle;
+mod up;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,16 +39,19 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::backend::native::{self, EventQueue};
 use crate::error::Fault;
-use crate::lock::{self, LockFile};
+use crate::lock::{self, Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths;
 use crate::supervise::begin::Task;
+use crate::supervise::launch::Under;
 use crate::supervise::link::{KeeperCommand, Request};
 use crate::supervise::worker::Place;
 use crate::zone;
 use peers::Connection;
 use registry::Registry;
+use up::Leaving;
+pub use up::context_file;
 
 /// What a keeper says on standard output once it can be connected to.
 pub const READY: &str = "ready\n";
@@ -102,60 +107,100 @@ struct Keeper {
     /// Until when a keeper that nobody has called yet waits for whoever
     /// started it.
     patience: Option<Duration>,
+    /// See `up`.
+    is_foreground: bool,
+    leaving: Leaving,
+    /// What it ends with.
+    code: u8,
 }
 
 fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
+/// How a keeper is to be.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    /// `auto-reraise`.
+    pub program: PathBuf,
+    /// `$RERAISE_PIDDIR`.
+    pub piddir: PathBuf,
+    /// In the foreground, with these services; none: with what is wanted.
+    pub up: Option<Vec<ServiceName>>,
+    /// Nobody waits for [`READY`].
+    pub is_quiet: bool,
+}
+
 /// Becomes the keeper, unless there is one; returns when it is not needed any
-/// more. Says [`READY`] on standard output when it can be connected to.
+/// more, with an exit code. Says [`READY`] on standard output when it can be
+/// connected to.
 ///
 /// # Errors
 /// What the command line should say.
 #[inline(never)]
-pub fn run(program: PathBuf, piddir: PathBuf) -> Result<(), Fault> {
+pub fn run(orders: Orders) -> Result<u8, Fault> {
     let me = nix::unistd::geteuid().as_raw();
     // Whatever else our caller had open stays theirs alone.
     native::close_from(3);
-    let shown = piddir.display().to_string();
-    let state = paths::prepare_piddir(&piddir, me)?;
-    let command = KeeperCommand { program, piddir, state };
+    let is_foreground = orders.up.is_some();
     // std's own looks at the environment, which a worker does not have. No
     // captures: it must be there for the workers as well.
     std::panic::set_hook(Box::new(|info| messages::say("panic", &info.to_string())));
-    let begun = Keeper::begin(command, me);
-    let mut keeper = match begun {
+    let mut keeper = match Keeper::begin(orders, me) {
         Ok(Some(keeper)) => keeper,
-        Ok(None) => return Ok(()),
-        Err(e) => {
-            let fault = Fault::system(shown, "no keeper can work there", &e);
-            // Standard error may be the messages by now, which nobody waits for.
-            let _ = writeln!(io::stdout(), "auto-{fault}");
+        Ok(None) => return Ok(0),
+        Err(fault) => {
+            if !is_foreground {
+                // Standard error may be the messages by now, which nobody waits for.
+                let _ = writeln!(io::stdout(), "auto-{fault}");
+            }
             return Err(fault);
         }
     };
     // The workers live on from here, on the few frames that there are: each page
     // of stack below this one is one that every service costs.
     while let Some((name, task, requests)) = keeper.serve() {
-        let forked = zone::in_common(|| worker::fork(&keeper.command, &name, &task, keeper.place));
+        let forked = zone::in_common(|| {
+            worker::fork(&keeper.command, &name, &task, keeper.place, keeper.under())
+        });
         keeper.has_forked(&name, requests, forked);
     }
-    Ok(())
+    Ok(keeper.code)
 }
 
 impl Keeper {
     /// `Ok(None)`: there is one already.
     #[inline(never)]
-    fn begin(command: KeeperCommand, me: u32) -> io::Result<Option<Self>> {
+    fn begin(orders: Orders, me: u32) -> Result<Option<Self>, Fault> {
         // What follows is of no use to a worker.
         zone::keep_own();
-        let lock = LockFile::open(&command.state.join("keeper.lock"))?;
-        lock.take(lock::CHANGING)?;
-        if !lock.try_take(lock::ALIVE)? {
-            return Ok(None);
+        let Orders { program, piddir, up, is_quiet } = orders;
+        let shown = piddir.display().to_string();
+        let state = paths::prepare_piddir(&piddir, me)?;
+        let system = |e: io::Error| Fault::system(&shown, "no keeper can work there", &e);
+        let command = KeeperCommand { program, piddir, state };
+        let lock = LockFile::open(&command.state.join("keeper.lock")).map_err(system)?;
+        match settle::claim(&lock, up.is_some()).map_err(system)? {
+            Holder::Nobody => {}
+            holder if up.is_some() => {
+                let _ = up::take_context(&command.state);
+                return Err(settle::taken(holder));
+            }
+            _ => return Ok(None),
         }
-        settle::leave_caller(&command.state)?;
+        let begun = Self::settled(command, me, lock, up, is_quiet);
+        begun.map(Some).map_err(system)
+    }
+
+    /// Takes its place, which nobody else has.
+    fn settled(
+        command: KeeperCommand,
+        me: u32,
+        lock: LockFile,
+        up: Option<Vec<ServiceName>>,
+        is_quiet: bool,
+    ) -> io::Result<Self> {
+        settle::leave_caller(&command.state, up.is_some())?;
         let place = Place { boot: native::boot_id()?, space: native::pid_space()? };
         native::become_subreaper()?;
         native::note_ignored();
@@ -183,10 +228,24 @@ impl Keeper {
             was_silent: false,
             patience_with_peers: peers::FIRST_NAP,
             patience: Some(now() + PATIENCE),
+            is_foreground: up.is_some(),
+            leaving: Leaving::No,
+            code: 0,
         };
-        settle::announce();
+        if up.is_none() {
+            settle::announce(is_quiet);
+        }
         keeper.take_over()?;
+        if let Some(names) = up {
+            keeper.bring_up(&names)?;
+        }
         keeper.lock.release(lock::CHANGING)?;
-        Ok(Some(keeper))
+        // Whoever has ended before there was a queue.
+        keeper.reap();
+        Ok(keeper)
+    }
+
+    fn under(&self) -> Under {
+        if self.is_foreground { Under::Up } else { Under::Keeper }
     }
 }

@@ -258,7 +258,9 @@ impl Registry {
         names.into_iter().flat_map(|name| self.leave(name, now)).collect()
     }
 
-    fn leave(&mut self, name: ServiceName, now: bool) -> Vec<Effect> {
+    /// Ends one service, likewise.
+    #[must_use]
+    pub fn leave(&mut self, name: ServiceName, now: bool) -> Vec<Effect> {
         let Some(service) = self.services.get_mut(&name) else { return Vec::new() };
         let leave = Request::Leave { now };
         match service.seat {

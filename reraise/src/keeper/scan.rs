@@ -11,6 +11,7 @@ use crate::paths::Files;
 use crate::slot::{self, Slot};
 use crate::supervise::link::KeeperCommand;
 use crate::supervise::worker::Place;
+use crate::wanted::Wanted;
 
 /// A service that a new keeper must know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,15 @@ pub(super) fn services(
         }
     }
     Ok(found)
+}
+
+/// The services that are to run, whatever has become of them.
+pub(super) fn wanted(keeper: &KeeperCommand, me: u32) -> io::Result<Vec<ServiceName>> {
+    let is_wanted = |name: &ServiceName| {
+        let files = Files::of(&keeper.piddir, me, name);
+        Wanted::read(&files.own).is_some_and(Wanted::is_up)
+    };
+    Ok(names(keeper)?.into_iter().filter(is_wanted).collect())
 }
 
 /// Whether the lock is still held by this pid.

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::peers::Peer;
 use super::registry::{Client, Effect};
-use super::{Fork, Keeper, LISTENER, now, peers::Peer};
+use super::up::{self, Leaving};
+use super::{Fork, Keeper, LISTENER, now};
 use crate::backend::native::QueueEvent;
 use crate::control::Frame;
 use crate::lock;
@@ -26,11 +28,18 @@ impl Keeper {
             if let Some(fork) = self.forks.pop_front() {
                 return Some(fork);
             }
+            if self.is_foreground {
+                if self.leaving != Leaving::No && self.registry.is_empty() {
+                    self.end();
+                    return None;
+                }
+                self.patience = None;
+            }
             let is_idle = self.registry.is_empty() && self.connections.is_empty();
             if self.patience.is_some_and(|until| until <= now()) || !is_idle {
                 self.patience = None;
             }
-            if is_idle && self.patience.is_none() && self.try_end() {
+            if is_idle && !self.is_foreground && self.patience.is_none() && self.try_end() {
                 return None;
             }
             let due = self.registry.deadline().into_iter().chain(self.patience).min();
@@ -79,12 +88,25 @@ impl Keeper {
         }
         self.accept();
         if self.connections.is_empty() {
-            // Whoever connects from now on is refused and starts a new keeper.
-            let _ = fs::remove_file(self.command.state.join("keeper"));
+            self.unpublish();
             return true;
         }
         let _ = self.lock.release(lock::CHANGING);
         false
+    }
+
+    /// Ends, whoever is there: all services were to end, and have.
+    fn end(&mut self) {
+        // One that is just starting finds us alive, and goes.
+        let _ = self.lock.take(lock::CHANGING);
+        self.unpublish();
+        self.flush_all();
+        up::say("all services are stopped");
+    }
+
+    /// Whoever connects from now on is refused and starts a new keeper.
+    fn unpublish(&self) {
+        let _ = fs::remove_file(self.command.state.join("keeper"));
     }
 
     fn on_signal(&mut self, signal: Signal) {
@@ -92,10 +114,7 @@ impl Keeper {
             Signal::SIGCHLD => self.reap(),
             // The end of the session or of the machine: all services end in
             // order, and what is wanted stays as it was.
-            Signal::SIGTERM | Signal::SIGINT => {
-                let effects = self.registry.leave_all(false);
-                self.carry_out(effects);
-            }
+            Signal::SIGTERM | Signal::SIGINT => self.leave(&signal.as_str()[3..]),
             _ => {}
         }
     }
@@ -104,6 +123,7 @@ impl Keeper {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         if let Peer::Worker(name) = &connection.peer {
             let name = name.clone();
+            self.overhear(&name, frame);
             let effects = self.registry.news(&name, frame);
             self.carry_out(effects);
             return;
@@ -116,7 +136,11 @@ impl Keeper {
                     connection.peer = Peer::Worker(name.clone());
                     self.links.insert(name.clone(), token);
                     self.adopted.insert(name.clone(), ());
-                    self.registry.hello(name);
+                    self.registry.hello(name.clone());
+                    if self.leaving != Leaving::No {
+                        let effects = self.registry.leave(name, self.leaving == Leaving::Hurried);
+                        self.carry_out(effects);
+                    }
                 }
             }
             verb => {
@@ -139,6 +163,10 @@ impl Keeper {
     }
 
     fn on_request(&mut self, client: Client, name: ServiceName, request: Request) {
+        if self.leaving != Leaving::No && !matches!(request, Request::Stop { .. }) {
+            let refusal = self.refusal(&name).to_frame().after(name.as_str());
+            return self.send(Some(client), &refusal);
+        }
         if !matches!(request, Request::Start { .. } | Request::Resume { .. })
             && self.adopted.contains_key(&name)
         {

@@ -13,7 +13,7 @@ use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::{self, Files};
 use crate::slot::{Found, Phase, Slot, SlotFile, left_status};
-use crate::supervise::launch::{self, Loaded};
+use crate::supervise::launch::{self, Loaded, Under};
 use crate::supervise::link::Link;
 use crate::supervise::machine::{Input, Machine, Outcome};
 use crate::supervise::news::News;
@@ -35,8 +35,8 @@ pub struct Assignment {
     pub place: Place,
     /// The keeper's end, if there is a keeper.
     pub link: Link,
-    /// By hand, without a keeper.
-    pub is_foreground: bool,
+    /// Who has us forked.
+    pub under: Under,
 }
 
 /// Begins, and supervises until there is nothing more to do. `None`: it was not
@@ -146,7 +146,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         link,
         prepared,
         is_gated: slot.phase == Phase::Launching && remains == Remains::Alive,
-        is_foreground: given.is_foreground,
+        under: given.under,
         told: Vec::new(),
         was_signalled: false,
         published: None,

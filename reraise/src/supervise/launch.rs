@@ -15,6 +15,18 @@ use crate::name::ServiceName;
 use crate::paths::{self, Files};
 use crate::service::Entry;
 
+/// Whom a worker works for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Under {
+    /// A keeper in the background, which has no output of its own.
+    #[default]
+    Keeper,
+    /// One in the foreground, `reraise up`.
+    Up,
+    /// Nobody: it was started by hand, in the foreground.
+    Nobody,
+}
+
 /// An entry that may be started, and what it says about itself.
 pub struct Loaded {
     /// The entry.
@@ -89,12 +101,13 @@ pub fn output(
     config: &Config,
     context: &Context,
     name: &ServiceName,
-    is_foreground: bool,
+    under: Under,
 ) -> io::Result<Option<PathBuf>> {
     let directory = match &config.log {
-        LogTo::No => return Ok(if is_foreground { None } else { Some("/dev/null".into()) }),
+        LogTo::No if under == Under::Keeper => return Ok(Some("/dev/null".into())),
+        LogTo::No => return Ok(None),
         // By hand, the terminal is the log unless the script says otherwise.
-        LogTo::Default if is_foreground => return Ok(None),
+        LogTo::Default if under == Under::Nobody => return Ok(None),
         LogTo::Default | LogTo::Yes => context.logdir.join(name.as_str()),
         LogTo::Path(path) => path.clone(),
     };

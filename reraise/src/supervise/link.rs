@@ -280,7 +280,7 @@ fn elect(keeper: &KeeperCommand) -> io::Result<i32> {
     if let Holder::Pid(pid) = lock.holder(lock::ALIVE)? {
         return Ok(pid);
     }
-    let words = ["--keeper".as_ref(), keeper.piddir.as_os_str()];
+    let words = ["--keeper".as_ref(), keeper.piddir.as_os_str(), "--quiet".as_ref()];
     crate::backend::native::exec_beside(&keeper.program, &words, crate::keeper::TUNABLES)
 }
 

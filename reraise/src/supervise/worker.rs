@@ -18,7 +18,7 @@ use crate::paths::Files;
 use crate::service::Entry;
 use crate::slot::{self, Phase, Slot, SlotFile};
 use crate::supervise::ladder::Whom;
-use crate::supervise::launch::{self, Loaded};
+use crate::supervise::launch::{self, Loaded, Under};
 use crate::supervise::link::{Link, Request};
 use crate::supervise::machine::{Action, Input, Machine, Outcome, State};
 use crate::supervise::news::News;
@@ -51,8 +51,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) prepared: Option<(Context, Loaded)>,
     /// Adopted before it was known whether its program runs.
     pub(super) is_gated: bool,
-    /// By hand, without a keeper: standard output stays where it is.
-    pub(super) is_foreground: bool,
+    /// Whom we work for.
+    pub(super) under: Under,
     /// Who has been sent the present signal of an ending.
     pub(super) told: Vec<ProcessId>,
     /// A signal has asked us to end the service.
@@ -133,10 +133,10 @@ impl<B: ProcessBackend> Worker<B> {
             // The end of the session is no order to keep the service down:
             // what is wanted stays as it was.
             Signal::SIGTERM | Signal::SIGINT => self.stop(),
-            Signal::SIGHUP if self.is_foreground => self.stop(),
+            Signal::SIGHUP if self.under == Under::Nobody => self.stop(),
             Signal::SIGUSR2 => self.feed(Input::Restart),
             // A new keeper calls.
-            Signal::SIGUSR1 if !self.is_foreground => self.link.recover(&mut self.backend),
+            Signal::SIGUSR1 if self.under != Under::Nobody => self.link.recover(&mut self.backend),
             _ => Ok(()),
         }
     }
@@ -254,6 +254,12 @@ impl<B: ProcessBackend> Worker<B> {
             }
             let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
             match (input, self.machine.state()) {
+                // Whoever looks at a terminal wants to know; the end of all says it itself.
+                (Input::Ended { exit, .. }, state)
+                    if self.under == Under::Up && !matches!(state, State::Over(_)) =>
+                {
+                    self.link.tell(&News::Ended(exit));
+                }
                 // Not of one that is on its way down already.
                 (Input::Launched, State::Starting { .. }) => {
                     self.link.tell(&News::Launched(pid));
@@ -272,15 +278,20 @@ impl<B: ProcessBackend> Worker<B> {
         Ok(())
     }
 
-    /// What was wanted once, and has ended by itself, is not wanted any more.
+    /// It has ended by itself, for good: what was wanted once is not wanted any
+    /// more, and what is essential ends the others.
     fn conclude(&mut self) {
-        match self.machine.state() {
-            State::Over(Outcome::Failed(_) | Outcome::Unlaunchable(_) | Outcome::Done(_))
-                if self.machine.history().once =>
-            {
-                self.want(Wanted::Down);
-            }
-            _ => {}
+        let exit = match *self.machine.state() {
+            State::Over(Outcome::Failed(exit) | Outcome::Done(exit)) => exit,
+            State::Over(Outcome::Unlaunchable(error)) => Exit::Code(error.exit_code()),
+            _ => return,
+        };
+        if self.machine.history().once {
+            self.want(Wanted::Down);
+        }
+        // Before it is written down: if we die in between, it is not lost.
+        if self.machine.config.essential {
+            self.link.tell(&News::Essential(exit));
         }
     }
 
@@ -450,7 +461,7 @@ impl<B: ProcessBackend> Worker<B> {
             Ok(Some(LaunchError { step: Step::Fork, errno }))
         };
         let run = run_number(self.me, self.backend.now());
-        let output = launch::output(&self.machine.config, context, &self.name, self.is_foreground);
+        let output = launch::output(&self.machine.config, context, &self.name, self.under);
         let output = match output {
             Ok(output) => output,
             Err(e) => {
@@ -495,7 +506,10 @@ impl<B: ProcessBackend> Worker<B> {
     }
 
     pub(super) fn tell_fault(&mut self, fault: &Fault) {
-        self.say(&fault.what);
+        // Where the keeper says it, that is enough.
+        if self.under != Under::Up {
+            self.say(&fault.what);
+        }
         self.link.tell(&News::Fault(fault.clone()));
     }
 

@@ -17,3 +17,4 @@ mod resume;
 mod support;
 mod surroundings;
 mod tree;
+mod up;

@@ -72,7 +72,7 @@ impl<'a> Line<'a> {
     }
 }
 
-fn context(setting: &Setting) -> Result<Context, Fault> {
+pub(crate) fn context(setting: &Setting) -> Result<Context, Fault> {
     let me = setting.dirs.uid();
     let context = Context::current(&setting.dirs.dir, &setting.dirs.logdir(me)).map_err(|e| {
         let fault = Fault::system("the present directory", "cannot be entered by a service", &e);

@@ -110,9 +110,15 @@ impl Pending {
                 Settled::Line(self.line(name, verb))
             }
             (News::Over(outcome), _) if self.is_taken => self.over(name, entry, verb, *outcome),
-            (News::Launched(_) | News::Already(_) | News::Running(_) | News::Over(_), _) => {
-                Settled::NotYet
-            }
+            (
+                News::Launched(_)
+                | News::Already(_)
+                | News::Running(_)
+                | News::Ended(_)
+                | News::Essential(_)
+                | News::Over(_),
+                _,
+            ) => Settled::NotYet,
         }
     }
 

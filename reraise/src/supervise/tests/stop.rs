@@ -5,6 +5,7 @@ use crate::backend::fake::{Behaviour, Offspring};
 use crate::backend::{Exit, ProcessBackend, Signal};
 use crate::record::Phase;
 use crate::supervise::begin::Task;
+use crate::supervise::launch::Under;
 use crate::supervise::link::Request;
 use crate::supervise::machine::Outcome;
 use crate::wanted::Wanted;
@@ -107,13 +108,14 @@ fn the_end_of_a_session_tells_the_worker_twice_and_is_meant_once() {
 
 #[test]
 fn hangup_is_for_workers_in_the_foreground() {
-    for (is_foreground, end) in [(false, End::Quiet), (true, STOPPED)] {
+    let all = [(Under::Keeper, End::Quiet), (Under::Up, End::Quiet), (Under::Nobody, STOPPED)];
+    for (under, end) in all {
         let mut bench = Bench::new("", [Behaviour::waits()]);
-        bench.is_foreground = is_foreground;
+        bench.under = under;
         bench.fake.signal_us(secs(20), Signal::SIGHUP);
         assert_eq!(bench.run(bench.start()), end);
         let output = &bench.fake.started()[0].launch.output;
-        assert_eq!(output.is_none(), is_foreground, "by hand the terminal is the log");
+        assert_eq!(output.is_none(), under == Under::Nobody, "by hand the terminal is the log");
     }
 }
 

@@ -1,14 +1,49 @@
 //! What keeper and workers have to say, a line each on standard error: that is
-//! `.reraise-UID/messages`, or the terminal of a worker started by hand.
+//! `.reraise-UID/messages`, the terminal of a worker started by hand, or wherever
+//! `reraise up` leaves it.
 
 use std::io::Write;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Says it. A full disk or a closed terminal is no reason to stop supervising.
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Somebody reads along, who has clocks of their own.
+static IS_FOREGROUND: AtomicBool = AtomicBool::new(false);
+
+/// From now on, and in what is forked from now on, lines are for a terminal or
+/// for whoever collects the output of a container: without time and pid.
+pub fn say_to_foreground() {
+    IS_FOREGROUND.store(true, Ordering::Relaxed);
+}
+
+/// What a pipe takes without waiting when it takes anything (PIPE_BUF is at
+/// least 512 everywhere, and 4096 on Linux).
+const LINE_MAX: usize = 512;
+
+/// Says it. A full disk or a closed terminal is no reason to stop supervising,
+/// nor is one that nobody reads from.
 pub fn say(who: &str, what: &str) {
-    let line = format!("{} {who}[{}]: {}\n", stamp(), std::process::id(), what.escape_debug());
+    let what = what.escape_debug();
     // One write, so that lines of several processes do not mix.
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    if !IS_FOREGROUND.load(Ordering::Relaxed) {
+        let line = format!("{} {who}[{}]: {what}\n", stamp(), std::process::id());
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        return;
+    }
+    let mut line = format!("reraise: {who}: {what}");
+    let mut end = line.len().min(LINE_MAX - 1);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    line.truncate(end);
+    line.push('\n');
+    let stderr = std::io::stderr();
+    let mut one = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut one, PollTimeout::ZERO) == Ok(1) {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
 }
 
 /// The present time in UTC, as RFC 3339 writes it.

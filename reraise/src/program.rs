@@ -9,12 +9,12 @@ use std::process::ExitCode as Code;
 use crate::backend::native::{self, Native};
 use crate::context::Context;
 use crate::error::{ExitCode, Fault};
-use crate::keeper;
+use crate::keeper::{self, Orders};
 use crate::lock::{self, Holder};
 use crate::name::{ServiceName, printable};
 use crate::paths::{self, Dirs, Files, Given};
 use crate::supervise::begin::{self, Assignment, Task};
-use crate::supervise::launch;
+use crate::supervise::launch::{self, Under};
 use crate::supervise::link::Link;
 use crate::supervise::machine::Outcome;
 use crate::supervise::worker::Place;
@@ -36,25 +36,27 @@ pub fn main() -> Code {
     let code = match run(&arguments) {
         Ok(code) => code,
         Err(fault) => {
-            let _ = writeln!(
-                std::io::stderr(),
-                "{}",
-                format!("{fault}").replacen("reraise:", "auto-reraise:", 1)
-            );
-            fault.code
+            let mut text = fault.to_string();
+            // `reraise up` is what was typed.
+            if !arguments.iter().any(|word| word == "--up") {
+                text = text.replacen("reraise:", "auto-reraise:", 1);
+            }
+            let _ = writeln!(std::io::stderr(), "{text}");
+            fault.code as u8
         }
     };
-    Code::from(code as u8)
+    Code::from(code)
 }
 
-fn run(arguments: &[OsString]) -> Result<ExitCode, Fault> {
+fn run(arguments: &[OsString]) -> Result<u8, Fault> {
     let mut given = Given {
         dir: std::env::var_os("RERAISE_DIR"),
         piddir: std::env::var_os("RERAISE_PIDDIR"),
         logdir: std::env::var_os("RERAISE_LOGDIR"),
     };
     let mut keeper_for = None;
-    let mut name = None;
+    let (mut is_up, mut is_quiet) = (false, false);
+    let mut names = Vec::new();
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let mut value = || {
@@ -69,35 +71,42 @@ fn run(arguments: &[OsString]) -> Result<ExitCode, Fault> {
             Some("--dir") => given.dir = Some(value()?),
             Some("--piddir") => given.piddir = Some(value()?),
             Some("--logdir") => given.logdir = Some(value()?),
+            // How `reraise`, and our own workers, start a keeper.
+            Some("--up") if keeper_for.is_some() => is_up = true,
+            Some("--quiet") if keeper_for.is_some() => is_quiet = true,
             Some("--keeper") => keeper_for = Some(PathBuf::from(value()?)),
             Some(option) if option.starts_with('-') => {
                 return Err(usage(option, "is no option"));
             }
-            _ if name.is_some() => {
-                return Err(usage(&printable(word), "is one name too many"));
-            }
-            _ => name = Some(word.clone()),
+            _ => names.push(named(word)?),
         }
     }
     if let Some(piddir) = keeper_for {
         let program = std::env::current_exe()
             .map_err(|e| Fault::system("auto-reraise", "cannot find itself", &e))?;
-        return keeper::run(program, piddir).map(|()| ExitCode::Ok);
+        let up = is_up.then_some(names);
+        return keeper::run(Orders { program, piddir, up, is_quiet });
     }
-    let Some(name) = name else { return Err(usage("NAME", "is missing")) };
-    let name = ServiceName::new(&name)
-        .map_err(|e| Fault::new(ExitCode::Usage, printable(&name), e, e.advice()))?;
-    foreground(&given, name)
+    let mut names = names.into_iter();
+    let Some(name) = names.next() else { return Err(usage("NAME", "is missing")) };
+    if let Some(further) = names.next() {
+        return Err(usage(further.as_str(), "is one name too many"));
+    }
+    foreground(&given, name).map(|code| code as u8)
+}
+
+fn named(word: &OsString) -> Result<ServiceName, Fault> {
+    ServiceName::new(word).map_err(|e| Fault::new(ExitCode::Usage, printable(word), e, e.advice()))
 }
 
 fn usage(object: &str, what: &str) -> Fault {
     Fault::new(ExitCode::Usage, object, what, "see: auto-reraise --help")
 }
 
-fn say(text: &str) -> Result<ExitCode, Fault> {
+fn say(text: &str) -> Result<u8, Fault> {
     let failed = |e: std::io::Error| Fault::system("standard output", "cannot be written", &e);
     std::io::stdout().write_all(text.as_bytes()).map_err(failed)?;
-    Ok(ExitCode::Ok)
+    Ok(0)
 }
 
 #[inline(never)]
@@ -130,10 +139,10 @@ fn foreground(given: &Given, name: ServiceName) -> Result<ExitCode, Fault> {
         space: native::pid_space().map_err(system)?,
     };
     let backend = Native::new(&begin::SIGNALS).map_err(system)?;
-    let task = Task::Start { client: String::new(), context: context.encode().into() };
+    let task = Task::Start { client: String::new(), context: context.encode().into(), once: false };
     let link = Link::none();
     let assignment =
-        Assignment { piddir, name: name.clone(), task, place, link, is_foreground: true };
+        Assignment { piddir, name: name.clone(), task, place, link, under: Under::Nobody };
     match begin::supervise(backend, assignment).map_err(system)? {
         Some(Outcome::Stopped | Outcome::Done(_)) => Ok(ExitCode::Ok),
         Some(Outcome::Failed(exit)) => Err(Fault::new(

@@ -33,8 +33,10 @@ pub enum Phase {
     Restarting = 5,
     /// It ended; what it left is being ended.
     Clearing = 6,
-    /// Its worker had nothing more to do.
+    /// It ended by itself, and is not raised any more.
     Over = 7,
+    /// It was stopped. What is wanted says whether it is to come back.
+    Stopped = 8,
 }
 
 /// See the module.
@@ -69,6 +71,28 @@ const SIZE: usize = 96;
 /// The first bytes; the last one is the version.
 const MAGIC: [u8; 8] = *b"reraise\x01";
 
+impl Phase {
+    /// Whether there is, or may be, a run, or one is due.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        match self {
+            Self::Launching
+            | Self::Up
+            | Self::Delay
+            | Self::Stopping
+            | Self::Restarting
+            | Self::Clearing => true,
+            Self::Idle | Self::Over | Self::Stopped => false,
+        }
+    }
+
+    /// Whether there is, or may be, a run.
+    #[must_use]
+    pub fn has_run(self) -> bool {
+        self.is_open() && self != Self::Delay
+    }
+}
+
 impl Slot {
     /// The process of the run.
     #[must_use]
@@ -93,9 +117,12 @@ impl Slot {
         out
     }
 
-    fn decode(bytes: &[u8; SIZE]) -> Option<Self> {
+    fn decode(bytes: &[u8; SIZE]) -> Option<Found> {
         let number =
             |at: usize| bytes[at..at + 8].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b));
+        if bytes[..7] == MAGIC[..7] && bytes[7] > MAGIC[7] {
+            return Some(Found::Later(bytes[7]));
+        }
         if bytes[..8] != MAGIC || number(SIZE - 8) != checksum(&bytes[..SIZE - 8]) {
             return None;
         }
@@ -108,9 +135,10 @@ impl Slot {
             5 => Phase::Restarting,
             6 => Phase::Clearing,
             7 => Phase::Over,
+            8 => Phase::Stopped,
             _ => Phase::Idle,
         };
-        Some(Self {
+        Some(Found::Slot(Self {
             phase,
             started: bytes[9] != 0,
             failures: half(12),
@@ -122,8 +150,19 @@ impl Slot {
             space: number(48),
             since: number(56),
             until: number(64),
-        })
+        }))
     }
+}
+
+/// What the file of a slot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing sensible, or it is not there.
+    Nothing,
+    /// A slot.
+    Slot(Slot),
+    /// Something of a later version of Reraise, in this format.
+    Later(u8),
 }
 
 /// FNV-1a, 64 bits: tells a torn write, which is all that is asked of it.
@@ -156,15 +195,25 @@ impl SlotFile {
         self.0.write_all_at(&slot.encode(), 0)
     }
 
-    /// What is in it; `None` when that is nothing sensible.
+    /// What is in it.
     #[must_use]
-    pub fn read(&self) -> Option<Slot> {
+    pub fn look(&self) -> Found {
         let mut bytes = [0; SIZE];
         // A writer needs far less time for 96 bytes than we for another look.
-        (0..8).find_map(|_| {
+        let found = (0..8).find_map(|_| {
             self.0.read_exact_at(&mut bytes, 0).ok()?;
             Slot::decode(&bytes)
-        })
+        });
+        found.unwrap_or(Found::Nothing)
+    }
+
+    /// What is in it; `None` when that is nothing that we can read.
+    #[must_use]
+    pub fn read(&self) -> Option<Slot> {
+        match self.look() {
+            Found::Slot(slot) => Some(slot),
+            Found::Nothing | Found::Later(_) => None,
+        }
     }
 }
 
@@ -237,7 +286,10 @@ mod tests {
         for bit in 0..SIZE * 8 {
             let mut torn = whole;
             torn[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Slot::decode(&torn), None, "bit {bit}");
+            // A bit of the version makes it one that is refused.
+            let seen = Slot::decode(&torn);
+            assert!(matches!(seen, None | Some(Found::Later(_))), "bit {bit}");
+            assert_eq!(seen.is_some(), (57..64).contains(&bit), "bit {bit}");
         }
     }
 
@@ -249,6 +301,23 @@ mod tests {
             torn[..cut].copy_from_slice(&new[..cut]);
             assert!(torn == old || torn == new || Slot::decode(&torn).is_none(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn what_a_later_version_wrote_is_not_taken_for_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let mut bytes = sample().encode().to_vec();
+        bytes[7] = 2;
+        // It may be longer, but no shorter.
+        for more in [0, 100] {
+            bytes.resize(SIZE + more, 7);
+            fs::write(&path, &bytes).unwrap();
+            let file = SlotFile::open(&path).unwrap();
+            assert_eq!((file.look(), file.read()), (Found::Later(2), None));
+        }
+        fs::write(&path, b"").unwrap();
+        assert_eq!(SlotFile::open(&path).unwrap().look(), Found::Nothing);
     }
 
     #[test]

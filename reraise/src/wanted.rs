@@ -15,6 +15,9 @@ pub enum Wanted {
     Up,
     /// Not to run.
     Down,
+    /// To run until it ends by itself. What was cut short by a reboot runs
+    /// again; what has ended is wanted down from then on.
+    Once,
 }
 
 impl Wanted {
@@ -24,6 +27,22 @@ impl Wanted {
         match self {
             Self::Up => "up",
             Self::Down => "down",
+            Self::Once => "once",
+        }
+    }
+
+    /// What a start asks for.
+    #[must_use]
+    pub fn of_start(once: bool) -> Self {
+        if once { Self::Once } else { Self::Up }
+    }
+
+    /// Whether a run is wanted.
+    #[must_use]
+    pub fn is_up(self) -> bool {
+        match self {
+            Self::Up | Self::Once => true,
+            Self::Down => false,
         }
     }
 
@@ -32,7 +51,7 @@ impl Wanted {
     #[must_use]
     pub fn read(directory: &Path) -> Option<Self> {
         let target = std::fs::read_link(directory.join("want")).ok()?;
-        [Self::Up, Self::Down].into_iter().find(|w| target.as_os_str() == w.as_str())
+        [Self::Up, Self::Down, Self::Once].into_iter().find(|w| target.as_os_str() == w.as_str())
     }
 
     /// Writes it, unless it says so already.
@@ -64,7 +83,7 @@ mod tests {
     fn the_last_word_counts() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Wanted::read(dir.path()), None);
-        for wanted in [Wanted::Up, Wanted::Up, Wanted::Down, Wanted::Up] {
+        for wanted in [Wanted::Up, Wanted::Up, Wanted::Down, Wanted::Once, Wanted::Up] {
             wanted.write(dir.path()).unwrap();
             assert_eq!(Wanted::read(dir.path()), Some(wanted));
         }

@@ -221,7 +221,7 @@ fn doctor_finds_services_that_nobody_watches_and_old_records() {
             assert!(begun.elapsed().as_secs() < 10, "{what}: {said}");
         }
     };
-    gone("problem: web: runs, but nobody would raise it\n    reraise start web   # adopts it");
+    gone("problem: web: runs, but nobody would raise it\n    reraise resume web   # adopts it");
     let said = gone("warning: old: has a record without a process\n    reraise start old");
     assert!(said.contains("problem: the keeper and its workers are gone"), "{said}");
     assert!(home.reraise(&["start", "web", "old"]).status.success());

@@ -137,6 +137,12 @@ impl Fake {
         self.world().owners.insert(path.into(), owner);
     }
 
+    /// The clock jumps, as for one that comes from another time namespace, or
+    /// from a long sleep. What was planned keeps its time.
+    pub fn set_clock(&self, now: Duration) {
+        self.world().now = now;
+    }
+
     /// Who we are; another one after [`Fake::crash`].
     #[must_use]
     pub fn us(&self) -> ProcessId {

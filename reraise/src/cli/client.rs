@@ -94,18 +94,21 @@ pub(crate) fn worker_program() -> PathBuf {
     beside.filter(|p| p.is_file()).unwrap_or_else(|| PathBuf::from("auto-reraise"))
 }
 
+/// Why `auto-reraise` cannot be executed.
+pub(crate) fn not_started(program: &Path, error: &io::Error) -> Fault {
+    let fault = Fault::system(program.display(), "cannot start it", error);
+    if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) {
+        return fault;
+    }
+    let advice = "install both programs in one directory, as cargo install does";
+    Fault { advice: advice.to_owned(), ..fault }
+}
+
 /// Starts a keeper and waits until it can be connected to, or has found that
 /// there is another one.
 fn start_keeper(piddir: &Path) -> Result<(), Fault> {
     let program = worker_program();
-    let cannot = |e: &io::Error| {
-        let fault = Fault::system(program.display(), "cannot start it", e);
-        if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) {
-            return fault;
-        }
-        let advice = "install both programs in one directory, as cargo install does";
-        Fault { advice: advice.to_owned(), ..fault }
-    };
+    let cannot = |e: &io::Error| not_started(&program, e);
     let mut command = Command::new(&program);
     command.arg("--keeper").arg(piddir).env_remove(RUN_VARIABLE);
     let (variable, value) = keeper::TUNABLES;

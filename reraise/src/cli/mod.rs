@@ -12,6 +12,7 @@ mod list;
 mod select;
 mod skeleton;
 mod status;
+mod up;
 mod usage;
 mod users;
 
@@ -79,6 +80,9 @@ enum Command {
         /// Wait until they have started successfully (config_start_sec), SEC seconds at most
         #[arg(long, value_name = "SEC", num_args = 0..=1, require_equals = true)]
         wait: Option<Option<f64>>,
+        /// Do not raise them when they end by themselves
+        #[arg(long)]
+        once: bool,
     },
     /// Stop services, with all processes that they have started
     Stop {
@@ -100,6 +104,26 @@ enum Command {
         /// Do not wait until they run again
         #[arg(long)]
         no_wait: bool,
+    },
+    /// Bring back what is wanted and does not run: after a reboot, or when all was killed
+    ///
+    /// Adopts services that run while nobody watches them, finishes stops that were cut short,
+    /// and raises what was started and never stopped. Says nothing of what is as it should be,
+    /// so that it is fit for `@reboot` in a crontab, and can be repeated at will.
+    Resume {
+        /// Names or patterns ('http-*'); all when there is none
+        patterns: Vec<OsString>,
+    },
+    /// Run in the foreground: in a container, under another supervisor, at a terminal
+    ///
+    /// Brings up the services that are named, or whatever is wanted (see `resume`), says on
+    /// standard error what becomes of them, and stays until TERM or INT, which stop them all in
+    /// order; a second one hurries. Their output goes where it always does; with config_log=no
+    /// it is ours. When a service with config_essential=yes ends for good, all are stopped and
+    /// its exit code is passed on. As process 1 it reaps whatever ends there.
+    Up {
+        /// Names or patterns ('http-*'); what is wanted when there is none
+        patterns: Vec<OsString>,
     },
     /// Remove records of services that do not run
     Clean {
@@ -177,15 +201,18 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Status { patterns, long, json } => {
             status::run(&setting(given)?, &patterns, long, json)
         }
-        Command::Start { patterns, wait } => {
-            act::run(&setting(given)?, &patterns, act::Verb::Start { wait: usage::seconds(wait)? })
+        Command::Start { patterns, wait, once } => {
+            let wait = usage::seconds(wait)?;
+            act::run(&setting(given)?, &patterns, act::Verb::Start { wait, once })
         }
+        Command::Resume { patterns } => act::run(&setting(given)?, &patterns, act::Verb::Resume),
         Command::Stop { patterns, no_wait, now } => {
             act::run(&setting(given)?, &patterns, act::Verb::Stop { now, wait: !no_wait })
         }
         Command::Restart { patterns, no_wait } => {
             act::run(&setting(given)?, &patterns, act::Verb::Restart { wait: !no_wait })
         }
+        Command::Up { patterns } => up::run(&setting(given)?, &patterns),
         Command::Clean { patterns } => clean::run(&setting(given)?, &patterns),
         Command::Skeleton { name: None, .. } => skeleton::print(),
         Command::Skeleton { name: Some(name), command } => {

@@ -18,6 +18,7 @@ use reraise::supervise::launch::no_service;
 use super::Setting;
 
 /// The services that were named, and what was wrong with the rest.
+#[derive(Default)]
 pub(crate) struct Selection {
     /// In order; the entry is missing where only a record is left.
     pub(crate) services: BTreeMap<ServiceName, Option<Entry>>,

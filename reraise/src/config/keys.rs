@@ -71,6 +71,8 @@ pub const KEYS: &[Key] = &[
         |config, text| one_of(YES_NO, text).map(|value| config.detach = value)),
     key("log", "yes", LOG, "keep what the service prints: in $RERAISE_LOGDIR, or at a path",
         |config, text| log(text).map(|value| config.log = value)),
+    key("essential", "no", "yes or no", "under `reraise up`: when it ends for good, all stop, and its exit code is passed on",
+        |config, text| one_of(YES_NO, text).map(|value| config.essential = value)),
     later("reload", "HUP", "the signal of `reraise reload`, or a command"),
     later("run_max_sec", "none", "end and raise a run after this time"),
     later("ready", "none", "when the service counts as ready"),
@@ -84,7 +86,6 @@ pub const KEYS: &[Key] = &[
     later("needs", "none", "services that must be ready first, and start and fail with it"),
     later("after", "none", "services that must be ready first"),
     later("group", "none", "names usable as @GROUP wherever a pattern is"),
-    later("essential", "no", "when it ends for good, all stop (`reraise up`)"),
     later("log_stderr", "merge", "where standard error goes: merge or separate"),
     later("log_size", "10M", "rotate a log of this size"),
     later("log_age", "none", "rotate a log of this age"),
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_table() {
         let script = "start_sec=7 max_retry=7 restart=never ok_exit=7 retry_sec=7 \
-            retry_max_sec=7 stop=HUP stop_to=group detach=yes log=no";
+            retry_max_sec=7 stop=HUP stop_to=group detach=yes log=no essential=yes";
         let lines: String = script.split(' ').map(|line| format!("config_{line}\n")).collect();
         let (mut config, problems) = Config::parse(lines.as_bytes(), &|_| None);
         assert_eq!(problems, []);

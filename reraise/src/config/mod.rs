@@ -50,6 +50,8 @@ pub struct Config {
     pub detach: bool,
     /// Where the output goes.
     pub log: LogTo,
+    /// Whether its end is the end of all, under `reraise up`.
+    pub essential: bool,
 }
 
 impl Default for Config {
@@ -68,6 +70,7 @@ impl Default for Config {
             stop_to: StopTo::Tree,
             detach: false,
             log: LogTo::Default,
+            essential: false,
         }
     }
 }
@@ -195,6 +198,7 @@ mod tests {
             config_stop_to=group\n\
             config_detach=yes\n\
             config_log=$HOME/log\n\
+            config_essential=yes\n\
             exec true\n";
         let (config, problems) = Config::parse(script.as_bytes(), &env);
         assert_eq!(problems, []);
@@ -206,7 +210,7 @@ mod tests {
         assert_eq!(config.retry_max_sec, Duration::from_secs(9));
         assert_eq!(config.stop.rung(0).signal, Signal::SIGINT);
         assert_eq!(config.stop_to, StopTo::Group);
-        assert!(config.detach);
+        assert!(config.detach && config.essential);
         assert_eq!(config.log, LogTo::Path("/home/me/log".into()));
     }
 
@@ -221,7 +225,7 @@ mod tests {
             ("config_strat_sec=1", "line 1: config_strat_sec: unknown key; did you mean config_start_sec?"),
             ("config_max-retry=1", "line 1: config_max-retry: unknown key; did you mean config_max_retry?"),
             ("config_logsize=1", "line 1: config_logsize: unknown key; did you mean config_log_size? (not supported by this version)"),
-            ("config_=1", "line 1: config_: unknown key; known after config_: start_sec, max_retry, restart, ok_exit, retry_sec, retry_max_sec, stop, stop_to, detach, log"),
+            ("config_=1", "line 1: config_: unknown key; known after config_: start_sec, max_retry, restart, ok_exit, retry_sec, retry_max_sec, stop, stop_to, detach, log, essential"),
             ("config_reload=HUP", "line 1: config_reload is not supported by this version; remove the line, or put `#` before it"),
         ];
         for (script, message) in cases {

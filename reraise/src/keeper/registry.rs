@@ -14,6 +14,9 @@ use crate::supervise::news::News;
 /// A connection of the command line.
 pub type Client = u64;
 
+/// The client of what the keeper itself asks for.
+pub const NOBODY: Client = 0;
+
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -116,9 +119,10 @@ impl Registry {
         let (client, first) = service.pending.remove(0);
         service.in_hand = Some((client, first.clone()));
         let task = match first {
-            Request::Start { client, context } => Task::Start { client, context },
+            Request::Start { client, context, once } => Task::Start { client, context, once },
+            Request::Resume { client } => Task::Raise { client },
             Request::Stop { now } => Task::Stop { now },
-            Request::Leave => Task::Resume,
+            Request::Leave { now } => Task::Leave { now },
             Request::Restart => Task::Restart,
         };
         // It is in the worker's hands from the beginning.
@@ -246,11 +250,35 @@ impl Registry {
         });
     }
 
-    /// Ends all services; what is wanted stays as it is.
+    /// Ends all services; what is wanted stays as it is. Whoever comes after a
+    /// worker that has not heard it hears it.
     #[must_use]
-    pub fn leave_all(&mut self) -> Vec<Effect> {
-        let taken = self.services.iter().filter(|(_, s)| s.seat == Seat::Taken);
-        taken.map(|(name, _)| Effect::Pass(name.clone(), Request::Leave)).collect()
+    pub fn leave_all(&mut self, now: bool) -> Vec<Effect> {
+        let names: Vec<ServiceName> = self.services.keys().cloned().collect();
+        names.into_iter().flat_map(|name| self.leave(name, now)).collect()
+    }
+
+    /// Ends one service, likewise.
+    #[must_use]
+    pub fn leave(&mut self, name: ServiceName, now: bool) -> Vec<Effect> {
+        let Some(service) = self.services.get_mut(&name) else { return Vec::new() };
+        let leave = Request::Leave { now };
+        match service.seat {
+            Seat::Taken => {
+                service.pending.push((NOBODY, leave.clone()));
+                vec![Effect::Pass(name, leave)]
+            }
+            // It is going, and nobody is to come after it.
+            Seat::Leaving if service.pending.is_empty() => Vec::new(),
+            Seat::Leaving => {
+                service.pending.push((NOBODY, leave));
+                Vec::new()
+            }
+            Seat::Resting(_) => {
+                service.pending.push((NOBODY, leave));
+                self.fill(&name)
+            }
+        }
     }
 }
 
@@ -279,7 +307,7 @@ mod tests {
     }
 
     fn start(client: Client) -> Request {
-        Request::Start { client: client.to_string(), context: [].into() }
+        Request::Start { client: client.to_string(), context: [].into(), once: false }
     }
 
     fn over() -> Frame {
@@ -325,7 +353,7 @@ mod tests {
     fn what_a_worker_took_and_said_nothing_about_is_its_successors() {
         let web = name("web");
         let mut registry = Registry::default();
-        let task = Task::Start { client: "1".into(), context: [].into() };
+        let task = Task::Start { client: "1".into(), context: [].into(), once: false };
         let _ = registry.request(1, web.clone(), start(1));
         for end in [End::Killed, End::Failed, End::Killed] {
             let effects = registry.gone(&web, end, NOW);

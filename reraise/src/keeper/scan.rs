@@ -8,9 +8,10 @@ use crate::backend::{ProcessId, run_entry};
 use crate::lock::{self, Holder};
 use crate::name::ServiceName;
 use crate::paths::Files;
-use crate::slot::{self, Phase, Slot};
+use crate::slot::{self, Slot};
 use crate::supervise::link::KeeperCommand;
 use crate::supervise::worker::Place;
+use crate::wanted::Wanted;
 
 /// A service that a new keeper must know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +38,7 @@ fn current_slot(files: &Files, place: Place) -> Option<Slot> {
 /// Whether a service has a run, or one is due.
 pub(super) fn has_run(keeper: &KeeperCommand, me: u32, place: Place, name: &ServiceName) -> bool {
     let slot = current_slot(&Files::of(&keeper.piddir, me, name), place);
-    slot.is_some_and(|s| s.phase != Phase::Idle && s.phase != Phase::Over)
+    slot.is_some_and(|s| s.phase.is_open())
 }
 
 /// All services that have a worker, or should have one.
@@ -62,6 +63,15 @@ pub(super) fn services(
     Ok(found)
 }
 
+/// The services that are to run, whatever has become of them.
+pub(super) fn wanted(keeper: &KeeperCommand, me: u32) -> io::Result<Vec<ServiceName>> {
+    let is_wanted = |name: &ServiceName| {
+        let files = Files::of(&keeper.piddir, me, name);
+        Wanted::read(&files.own).is_some_and(Wanted::is_up)
+    };
+    Ok(names(keeper)?.into_iter().filter(is_wanted).collect())
+}
+
 /// Whether the lock is still held by this pid.
 pub(super) fn is_still(keeper: &KeeperCommand, me: u32, name: &ServiceName, pid: i32) -> bool {
     let files = Files::of(&keeper.piddir, me, name);
@@ -78,13 +88,12 @@ pub(super) fn run_of(
 ) -> Option<(ServiceName, u64)> {
     names(keeper).ok()?.into_iter().find_map(|name| {
         let slot = current_slot(&Files::of(&keeper.piddir, me, &name), place)?;
-        let is_open = !matches!(slot.phase, Phase::Idle | Phase::Over | Phase::Delay);
-        (slot.pid == pid && slot.run != 0 && is_open).then_some((name, slot.run))
+        (slot.pid == pid && slot.run != 0 && slot.phase.has_run()).then_some((name, slot.run))
     })
 }
 
-/// For each orphan of ours: its identity, and the service that it belongs to,
-/// where that is known. The main process of a run needs no note.
+/// For each orphan of ours: its identity, and the service and the run that it
+/// belongs to, where that is known. The main process of a run needs no note.
 pub(super) fn assign(
     keeper: &KeeperCommand,
     me: u32,
@@ -92,7 +101,7 @@ pub(super) fn assign(
     orphans: &[i32],
     adopted: &[ServiceName],
     dead: Option<&ServiceName>,
-) -> Vec<(i32, u64, Option<ServiceName>)> {
+) -> Vec<(ProcessId, Option<(ServiceName, u64)>)> {
     let slots: Vec<(&ServiceName, Slot)> = adopted
         .iter()
         .filter_map(|n| Some((n, current_slot(&Files::of(&keeper.piddir, me, n), place)?)))
@@ -102,7 +111,7 @@ pub(super) fn assign(
         let Ok(Some(born)) = native::born(pid) else { continue };
         let own = ProcessId { pid, born };
         if slots.iter().any(|(_, s)| s.process() == own) {
-            found.push((pid, born, None));
+            found.push((own, None));
             continue;
         }
         let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid)));
@@ -111,8 +120,8 @@ pub(super) fn assign(
             || slots.iter().find(|(_, s)| native::carries(pid, run_entry(s.run).as_bytes()));
         // With one candidate only: a guess would end some day what is another's.
         let by_death = || slots.iter().find(|(n, _)| Some(*n) == dead && adopted.len() == 1);
-        if let Some((name, _)) = by_session.or_else(by_mark).or_else(by_death) {
-            found.push((pid, born, Some((*name).clone())));
+        if let Some((name, slot)) = by_session.or_else(by_mark).or_else(by_death) {
+            found.push((own, Some(((*name).clone(), slot.run))));
         }
     }
     found

@@ -10,6 +10,7 @@ use crate::error::Fault;
 use crate::messages;
 use crate::name::ServiceName;
 use crate::supervise::begin::{self, Assignment, Task};
+use crate::supervise::launch::Under;
 use crate::supervise::link::{KeeperCommand, Link};
 use crate::supervise::news::News;
 use crate::supervise::worker::Place;
@@ -29,6 +30,7 @@ pub(super) fn fork(
     name: &ServiceName,
     task: &Task,
     place: Place,
+    under: Under,
 ) -> io::Result<(i32, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let title = CString::new(format!("auto-reraise {name}")).unwrap_or_default();
@@ -38,7 +40,7 @@ pub(super) fn fork(
         task: task.apart(),
         place,
         link: Link::none(),
-        is_foreground: false,
+        under,
     };
     let given = Given { assignment, keeper: keeper.clone(), title, socket: theirs };
     Ok((native::fork_with(given, live)?, ours))
@@ -49,6 +51,10 @@ fn live(given: Given) -> ! {
     let Given { assignment, keeper, title, socket } = given;
     let socket = native::keep_only(socket);
     native::set_title(&title);
+    if assignment.under == Under::Up {
+        // What is typed at the keeper's terminal is for the keeper.
+        let _ = nix::unistd::setsid();
+    }
     let name = assignment.name.clone();
     let voice = socket.try_clone();
     let link = Link::new(socket, &name, keeper);

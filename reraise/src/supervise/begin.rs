@@ -1,8 +1,7 @@
 //! How a worker begins: it takes the lock, looks at what a former worker has
-//! left, and goes on from there. [`plan`] decides; the rest looks and acts.
+//! left, and goes on from there. [`plan`] decides; this looks and acts.
 
 use std::io;
-use std::rc::Rc;
 use std::time::Duration;
 
 use crate::backend::{Exit, ProcessBackend, Scope, Signal, Tree};
@@ -13,111 +12,16 @@ use crate::lock::{Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::{self, Files};
-use crate::slot::{Phase, Slot, SlotFile, left_status};
-use crate::supervise::launch::{self, Loaded};
+use crate::slot::{Found, Phase, Slot, SlotFile, left_status};
+use crate::supervise::launch::{self, Loaded, Under};
 use crate::supervise::link::Link;
 use crate::supervise::machine::{Input, Machine, Outcome};
 use crate::supervise::news::News;
-use crate::supervise::policy::History;
+pub use crate::supervise::plan::Task;
+use crate::supervise::plan::{Beginning, Remains, plan};
+use crate::supervise::policy::{self, History};
 use crate::supervise::worker::{Place, Worker};
 use crate::wanted::Wanted;
-
-/// Why a worker was forked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Task {
-    /// Somebody said `start`, in these surroundings (encoded).
-    Start {
-        /// Who is told when it runs already.
-        client: String,
-        /// A [`Context`].
-        context: Rc<[u8]>,
-    },
-    /// Somebody said `stop`.
-    Stop {
-        /// Without patience.
-        now: bool,
-    },
-    /// Somebody said `restart`.
-    Restart,
-    /// Its worker died, or everything did.
-    Resume,
-}
-
-impl Task {
-    /// A copy that shares nothing with this one.
-    #[must_use]
-    pub fn apart(&self) -> Self {
-        match self {
-            Self::Start { client, context } => {
-                Self::Start { client: client.clone(), context: (**context).into() }
-            }
-            other => other.clone(),
-        }
-    }
-}
-
-/// What is left of the last run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remains {
-    /// It lives.
-    Alive,
-    /// It has ended meanwhile.
-    Dead(Exit),
-    /// There was none in this boot and pid namespace.
-    None,
-}
-
-/// How to begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beginning {
-    /// Launch; what is left of a dead run's tree is ended first.
-    Launch,
-    /// Take over the living run, then do this.
-    Adopt(Option<Input>),
-    /// Take over the run and let the policy judge its end.
-    Judge(Exit),
-    /// Wait for the end of the delay.
-    Wait,
-    /// End what is left of a dead run's tree, and be over.
-    Clear,
-    /// Nothing is to be done.
-    Leave(Outcome),
-}
-
-/// Decides how to begin.
-#[must_use]
-pub fn plan(task: &Task, wanted: Option<Wanted>, phase: Phase, remains: Remains) -> Beginning {
-    match (task, remains) {
-        (Task::Start { .. }, Remains::Alive) => Beginning::Adopt(None),
-        (Task::Start { .. }, Remains::Dead(_) | Remains::None) => Beginning::Launch,
-        (Task::Stop { now }, Remains::Alive) => {
-            Beginning::Adopt(Some(if *now { Input::StopNow } else { Input::Stop }))
-        }
-        (Task::Stop { .. } | Task::Restart, Remains::Dead(_)) => Beginning::Clear,
-        (Task::Stop { .. } | Task::Restart, Remains::None) => Beginning::Leave(Outcome::NotRunning),
-        (Task::Restart, Remains::Alive) => Beginning::Adopt(Some(Input::Restart)),
-        (Task::Resume, _) => resume(wanted, phase, remains),
-    }
-}
-
-/// Goes on where a former worker was interrupted.
-fn resume(wanted: Option<Wanted>, phase: Phase, remains: Remains) -> Beginning {
-    let is_down = wanted == Some(Wanted::Down) || phase == Phase::Stopping;
-    match (phase, remains) {
-        (Phase::Over, Remains::Dead(_) | Remains::None) => Beginning::Leave(Outcome::NotRunning),
-        (_, Remains::Alive) if is_down => Beginning::Adopt(Some(Input::Stop)),
-        (_, Remains::Dead(_)) if is_down => Beginning::Clear,
-        (_, Remains::None) if is_down => Beginning::Leave(Outcome::Stopped),
-        (Phase::Restarting, Remains::Alive) => Beginning::Adopt(Some(Input::Restart)),
-        (Phase::Restarting, Remains::Dead(_)) => Beginning::Launch,
-        // A child that was never let through the gate ends with 0 and is no run.
-        (Phase::Launching, Remains::Dead(Exit::Code(0) | Exit::Unknown)) => Beginning::Launch,
-        (Phase::Delay, Remains::Dead(_) | Remains::None) => Beginning::Wait,
-        (_, Remains::Alive) => Beginning::Adopt(None),
-        (_, Remains::Dead(exit)) => Beginning::Judge(exit),
-        (_, Remains::None) => Beginning::Launch,
-    }
-}
 
 /// What a worker is given.
 pub struct Assignment {
@@ -131,8 +35,8 @@ pub struct Assignment {
     pub place: Place,
     /// The keeper's end, if there is a keeper.
     pub link: Link,
-    /// By hand, without a keeper.
-    pub is_foreground: bool,
+    /// Who has us forked.
+    pub under: Under,
 }
 
 /// Begins, and supervises until there is nothing more to do. `None`: it was not
@@ -179,10 +83,19 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
     };
     let mut backend = backend;
     let me = backend.identify(std::process::id().cast_signed())?.ok_or(io::ErrorKind::NotFound)?;
-    let slot = slot_file.read().filter(|s| Place { boot: s.boot, space: s.space } == given.place);
-    let slot = slot.unwrap_or_default();
+    let slot = match slot_file.look() {
+        Found::Slot(slot) if Place { boot: slot.boot, space: slot.space } == given.place => slot,
+        // Of an earlier boot, or of another container: whose pids mean nothing.
+        Found::Slot(Slot { started, raised, .. }) => Slot { started, raised, ..Slot::default() },
+        Found::Nothing => Slot::default(),
+        Found::Later(version) => {
+            link.tell(&News::Fault(later(&given.name, version)));
+            return Ok(None);
+        }
+    };
     let remains = look(&mut backend, &slot, &files)?;
-    let beginning = plan(&given.task, Wanted::read(&files.own), slot.phase, remains);
+    let wanted = Wanted::read(&files.own);
+    let beginning = plan(&given.task, wanted, slot.phase, remains);
     if let Some(fd) = link.descriptor() {
         backend.listen(fd)?;
     }
@@ -190,7 +103,8 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         Task::Start { context, .. } => Context::decode(context),
         _ => Context::read(&files.file("context")),
     };
-    let must_launch = matches!(given.task, Task::Start { .. }) && beginning == Beginning::Launch;
+    let is_asked = matches!(given.task, Task::Start { .. } | Task::Raise { .. });
+    let must_launch = is_asked && beginning == Beginning::Launch;
     let judged = match &context {
         Some(context) => judge(context, &given.name),
         None => Err(without_context(&given.name)),
@@ -214,7 +128,11 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
             Config::default()
         }
     };
-    let machine = Machine::new(config, me.born ^ slot.run);
+    let mut machine = Machine::new(config, me.born ^ slot.run);
+    machine.set_once(match given.task {
+        Task::Start { once, .. } => once,
+        _ => wanted == Some(Wanted::Once),
+    });
     let mut worker = Box::new(Worker {
         backend,
         name: given.name,
@@ -228,8 +146,9 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         link,
         prepared,
         is_gated: slot.phase == Phase::Launching && remains == Remains::Alive,
-        is_foreground: given.is_foreground,
+        under: given.under,
         told: Vec::new(),
+        was_signalled: false,
         published: None,
         _lock: lock,
     });
@@ -248,6 +167,13 @@ fn judge(context: &Context, name: &ServiceName) -> Result<Loaded, Fault> {
     }
 }
 
+/// What we cannot read must not be taken for nothing: a run would be started
+/// beside one that lives.
+fn later(name: &ServiceName, version: u8) -> Fault {
+    let what = format!("its run was recorded by a later version of Reraise (format {version})");
+    Fault::new(ExitCode::System, name, what, "install that version again: this one cannot read it")
+}
+
 /// Without its surroundings a service is watched and stopped, not started.
 fn without_context(name: &ServiceName) -> Fault {
     let what = "the surroundings that it was started with are gone";
@@ -262,7 +188,7 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
     }
     match slot.phase {
         // A worker is over when nothing is left of the run.
-        Phase::Idle | Phase::Delay | Phase::Over => return Ok(Remains::None),
+        Phase::Idle | Phase::Delay | Phase::Over | Phase::Stopped => return Ok(Remains::None),
         Phase::Launching | Phase::Up | Phase::Stopping | Phase::Restarting | Phase::Clearing => {}
     }
     if backend.watch(slot.process())? {
@@ -275,18 +201,19 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
 impl<B: ProcessBackend> Worker<B> {
     fn begin(&mut self, task: &Task, beginning: Beginning, remains: Remains) -> io::Result<()> {
         let now = self.backend.now();
-        let history = History { started: self.slot.started, failures: self.slot.failures };
+        let Slot { started, failures, .. } = self.slot;
+        let history = History { started, failures, once: self.machine.history().once };
         let since = Duration::from_nanos(self.slot.since);
         let config = self.machine.config.clone();
         let seed = self.slot.run;
         if remains != Remains::None {
             let (main, run) = (self.slot.process(), self.slot.run);
-            let strays = launch::strays(&self.files);
+            let strays = launch::strays(&self.files, run);
             let scope = Scope::Tree;
             self.tree = Some(Tree { main, run, is_ours: false, strays, scope });
         }
-        if let Task::Start { context, .. } = task {
-            if let Err(e) = self.note_start(context, beginning) {
+        if let Task::Start { context, once, .. } = task {
+            if let Err(e) = self.note_start(context, *once, beginning) {
                 let fault = Fault::system(&self.name, "cannot keep what it was started with", &e);
                 self.tell_fault(&fault);
                 self.machine.leave(Outcome::NotRunning);
@@ -298,10 +225,10 @@ impl<B: ProcessBackend> Worker<B> {
         match beginning {
             Beginning::Adopt(then) => {
                 self.machine = Machine::adopted(config, seed, since.min(now), history);
-                if let Task::Start { client, .. } = task {
-                    self.link.answer(client, &News::Already(self.slot.pid));
-                }
-                let Some(input) = then else { return self.feed(Input::Deadline) };
+                let Some(input) = then else {
+                    self.answer_already(task, self.slot.pid);
+                    return self.feed(Input::Deadline);
+                };
                 // In one step for the slot: if we die in between, our successor
                 // must still find that it was being ended.
                 let _ = self.machine.step(Input::Deadline, now);
@@ -313,12 +240,16 @@ impl<B: ProcessBackend> Worker<B> {
                 self.feed(Input::Ended { exit, alone })
             }
             Beginning::Wait => {
-                let until = Duration::from_nanos(self.slot.until);
+                // A clock that was set back by another time namespace, or by
+                // nonsense in the slot, is no reason to wait for ever.
+                let latest = now.saturating_add(policy::longest_delay(&config));
+                let until = Duration::from_nanos(self.slot.until).min(latest);
                 self.machine = Machine::waiting(config, seed, until, history);
+                self.answer_already(task, 0);
                 self.feed(Input::Deadline)
             }
             Beginning::Launch => {
-                if matches!(task, Task::Resume) {
+                if matches!(task, Task::Resume | Task::Raise { .. }) {
                     self.machine = Machine::waiting(config, seed, now, history);
                 }
                 self.clear_then(true)
@@ -328,6 +259,13 @@ impl<B: ProcessBackend> Worker<B> {
                 self.machine.leave(outcome);
                 Ok(())
             }
+        }
+    }
+
+    /// Tells whoever wants it up that it is.
+    fn answer_already(&mut self, task: &Task, pid: i32) {
+        if let Task::Start { client, .. } | Task::Raise { client } = task {
+            self.link.answer(client, &News::Already(pid));
         }
     }
 
@@ -361,7 +299,7 @@ impl<B: ProcessBackend> Worker<B> {
         self.is_alone()
     }
 
-    fn note_start(&mut self, context: &[u8], beginning: Beginning) -> io::Result<()> {
+    fn note_start(&mut self, context: &[u8], once: bool, beginning: Beginning) -> io::Result<()> {
         if beginning == Beginning::Launch {
             Context::keep(context, &self.files.file("context"))?;
             let mut slot =
@@ -374,88 +312,10 @@ impl<B: ProcessBackend> Worker<B> {
             self.slot = slot;
             self.slot_file.write(&self.slot)?;
         }
-        Wanted::Up.write(&self.files.own)
+        Wanted::of_start(once).write(&self.files.own)
     }
 }
 
 /// The signals that a worker takes as events.
 pub const SIGNALS: [Signal; 5] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_task_in_every_phase_with_every_remains() {
-        use Beginning::{Adopt, Clear, Judge, Launch, Leave, Wait};
-        let phases = [
-            Phase::Idle,
-            Phase::Launching,
-            Phase::Up,
-            Phase::Delay,
-            Phase::Stopping,
-            Phase::Restarting,
-            Phase::Clearing,
-            Phase::Over,
-        ];
-        let start = Task::Start { client: "1".into(), context: [].into() };
-        let exit = Exit::Code(3);
-        let all_remains = [Remains::Alive, Remains::Dead(exit), Remains::None];
-        for phase in phases {
-            for wanted in [None, Some(Wanted::Up), Some(Wanted::Down)] {
-                for remains in all_remains {
-                    let of = |task: &Task| plan(task, wanted, phase, remains);
-                    let is_alive = remains == Remains::Alive;
-                    // A living run is never launched beside.
-                    for task in
-                        [start.clone(), Task::Stop { now: false }, Task::Restart, Task::Resume]
-                    {
-                        if is_alive {
-                            assert!(matches!(of(&task), Adopt(_)), "{task:?} {phase:?} {wanted:?}");
-                        } else {
-                            assert!(
-                                !matches!(of(&task), Adopt(_)),
-                                "{task:?} {phase:?} {wanted:?}"
-                            );
-                        }
-                    }
-                    // Only a start, or a wish to be up, launches.
-                    for task in [Task::Stop { now: true }, Task::Restart] {
-                        assert!(!matches!(of(&task), Launch | Judge(_) | Wait));
-                    }
-                    let resumed = of(&Task::Resume);
-                    if wanted == Some(Wanted::Down) {
-                        assert!(!matches!(resumed, Launch | Judge(_) | Wait), "{phase:?}");
-                        if is_alive {
-                            assert_eq!(resumed, Adopt(Some(Input::Stop)));
-                        }
-                    }
-                    // An exit is judged as it is known, or not at all.
-                    if let Judge(judged) = resumed {
-                        assert_eq!(remains, Remains::Dead(judged));
-                    }
-                }
-            }
-        }
-        let up = Some(Wanted::Up);
-        for (phase, remains, expected) in [
-            (Phase::Idle, Remains::None, Launch),
-            (Phase::Launching, Remains::Dead(Exit::Code(0)), Launch),
-            (Phase::Launching, Remains::Dead(exit), Judge(exit)),
-            (Phase::Launching, Remains::Alive, Adopt(None)),
-            (Phase::Up, Remains::Alive, Adopt(None)),
-            (Phase::Up, Remains::Dead(exit), Judge(exit)),
-            (Phase::Up, Remains::Dead(Exit::Unknown), Judge(Exit::Unknown)),
-            (Phase::Delay, Remains::None, Wait),
-            (Phase::Stopping, Remains::Alive, Adopt(Some(Input::Stop))),
-            (Phase::Stopping, Remains::Dead(exit), Clear),
-            (Phase::Restarting, Remains::Alive, Adopt(Some(Input::Restart))),
-            (Phase::Restarting, Remains::Dead(exit), Launch),
-            (Phase::Clearing, Remains::Dead(exit), Judge(exit)),
-            (Phase::Over, Remains::None, Leave(Outcome::NotRunning)),
-        ] {
-            assert_eq!(plan(&Task::Resume, up, phase, remains), expected, "{phase:?} {remains:?}");
-        }
-    }
-}

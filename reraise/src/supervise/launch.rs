@@ -15,6 +15,18 @@ use crate::name::ServiceName;
 use crate::paths::{self, Files};
 use crate::service::Entry;
 
+/// Whom a worker works for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Under {
+    /// A keeper in the background, which has no output of its own.
+    #[default]
+    Keeper,
+    /// One in the foreground, `reraise up`.
+    Up,
+    /// Nobody: it was started by hand, in the foreground.
+    Nobody,
+}
+
 /// An entry that may be started, and what it says about itself.
 pub struct Loaded {
     /// The entry.
@@ -89,12 +101,13 @@ pub fn output(
     config: &Config,
     context: &Context,
     name: &ServiceName,
-    is_foreground: bool,
+    under: Under,
 ) -> io::Result<Option<PathBuf>> {
     let directory = match &config.log {
-        LogTo::No => return Ok(if is_foreground { None } else { Some("/dev/null".into()) }),
+        LogTo::No if under == Under::Keeper => return Ok(Some("/dev/null".into())),
+        LogTo::No => return Ok(None),
         // By hand, the terminal is the log unless the script says otherwise.
-        LogTo::Default if is_foreground => return Ok(None),
+        LogTo::Default if under == Under::Nobody => return Ok(None),
         LogTo::Default | LogTo::Yes => context.logdir.join(name.as_str()),
         LogTo::Path(path) => path.clone(),
     };
@@ -139,25 +152,29 @@ pub fn prepare(entry: &Entry, context: &Context, run: u64, output: Option<PathBu
     }
 }
 
-/// The orphans that the keeper knows to belong to an adopted run.
+/// The orphans that the keeper knows to belong to this run. Those of another
+/// may be strangers by now: what tells processes apart does so for one boot.
 #[must_use]
-pub fn strays(files: &Files) -> Vec<ProcessId> {
+pub fn strays(files: &Files, run: u64) -> Vec<ProcessId> {
     let text = fs::read_to_string(files.file("strays")).unwrap_or_default();
     let line = |line: &str| {
-        let (pid, born) = line.split_once(' ')?;
-        Some(ProcessId { pid: pid.parse().ok()?, born: born.parse().ok()? })
+        let mut fields = line.split(' ');
+        let pid = fields.next()?.parse().ok()?;
+        let born = fields.next()?.parse().ok()?;
+        let its: u64 = fields.next()?.parse().ok()?;
+        (its == run).then_some(ProcessId { pid, born })
     };
     text.lines().filter_map(line).collect()
 }
 
-/// Notes an orphan of a service.
+/// Notes an orphan of a run.
 ///
 /// # Errors
 /// As `open(2)` and `write(2)`.
-pub fn note_stray(files: &Files, stray: ProcessId) -> io::Result<()> {
+pub fn note_stray(files: &Files, run: u64, stray: ProcessId) -> io::Result<()> {
     use std::io::Write;
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let line = format!("{} {}\n", stray.pid, stray.born);
+    let line = format!("{} {} {run}\n", stray.pid, stray.born);
     options.open(files.file("strays"))?.write_all(line.as_bytes())
 }

@@ -26,6 +26,8 @@ pub enum Request {
         client: String,
         /// An encoded context; the requests of one caller share it.
         context: Rc<[u8]>,
+        /// A single run.
+        once: bool,
     },
     /// `stop`.
     Stop {
@@ -33,7 +35,15 @@ pub enum Request {
         now: bool,
     },
     /// End the service, and leave what is wanted as it is.
-    Leave,
+    Leave {
+        /// Without patience.
+        now: bool,
+    },
+    /// `resume`: bring it up if that is wanted.
+    Resume {
+        /// Who asks.
+        client: String,
+    },
     /// `restart`.
     Restart,
 }
@@ -43,12 +53,15 @@ impl Request {
     #[must_use]
     pub fn to_frame(&self) -> Frame {
         match self {
-            Self::Start { client, context } => {
-                Frame::from_bytes(context.to_vec()).after(client).after("start")
+            Self::Start { client, context, once } => {
+                let verb = if *once { "start-once" } else { "start" };
+                Frame::from_bytes(context.to_vec()).after(client).after(verb)
             }
             Self::Stop { now: false } => Frame::new(["stop"]),
             Self::Stop { now: true } => Frame::new(["stop-now"]),
-            Self::Leave => Frame::new(["leave"]),
+            Self::Leave { now: false } => Frame::new(["leave"]),
+            Self::Leave { now: true } => Frame::new(["leave-now"]),
+            Self::Resume { client } => Frame::new(["resume", client]),
             Self::Restart => Frame::new(["restart"]),
         }
     }
@@ -58,13 +71,16 @@ impl Request {
     pub fn from_frame(frame: &Frame) -> Option<Self> {
         let (verb, rest) = frame.split()?;
         Some(match verb {
-            "start" => {
+            "start" | "start-once" => {
                 let (client, context) = rest.split()?;
-                Self::Start { client: client.to_owned(), context: context.bytes().into() }
+                let (client, context) = (client.to_owned(), context.bytes().into());
+                Self::Start { client, context, once: verb == "start-once" }
             }
             "stop" => Self::Stop { now: false },
             "stop-now" => Self::Stop { now: true },
-            "leave" => Self::Leave,
+            "leave" => Self::Leave { now: false },
+            "leave-now" => Self::Leave { now: true },
+            "resume" => Self::Resume { client: rest.split()?.0.to_owned() },
             "restart" => Self::Restart,
             _ => return None,
         })
@@ -264,7 +280,7 @@ fn elect(keeper: &KeeperCommand) -> io::Result<i32> {
     if let Holder::Pid(pid) = lock.holder(lock::ALIVE)? {
         return Ok(pid);
     }
-    let words = ["--keeper".as_ref(), keeper.piddir.as_os_str()];
+    let words = ["--keeper".as_ref(), keeper.piddir.as_os_str(), "--quiet".as_ref()];
     crate::backend::native::exec_beside(&keeper.program, &words, crate::keeper::TUNABLES)
 }
 

@@ -133,10 +133,6 @@ pub enum Action {
     NameSurvivors,
 }
 
-/// How long to wait before a fork is tried again that failed for want of
-/// memory, processes or descriptors; that is no fault of the service.
-const SHORTAGE: Duration = Duration::from_secs(1);
-
 /// One service's state and everything that decides its next.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -193,6 +189,11 @@ impl Machine {
         let state = State::Clearing { climb, until: now + wait, then };
         let since = Duration::ZERO;
         (Self { config, state, history, since, last: None, is_alive: false, seed }, signal, whom)
+    }
+
+    /// Whether the run that follows, or goes on, is to be the only one.
+    pub fn set_once(&mut self, once: bool) {
+        self.history.once = once;
     }
 
     /// Ends the work.
@@ -261,18 +262,18 @@ impl Machine {
     fn on_start(&mut self) -> Vec<Action> {
         match &mut self.state {
             State::Down | State::Delay { .. } => {
-                self.history = History::default();
+                self.history = self.history.anew();
                 self.spawn()
             }
             // The user has changed their mind: what is going down comes up again.
             State::Stopping { again, .. } => {
                 *again = true;
-                self.history = History::default();
+                self.history = self.history.anew();
                 Vec::new()
             }
             State::Clearing { then, .. } => {
                 *then = After::Again;
-                self.history = History::default();
+                self.history = self.history.anew();
                 Vec::new()
             }
             // It runs already; the loop says so.
@@ -354,7 +355,7 @@ impl Machine {
             State::Launching | State::Running | State::Stopping { again: true, .. } => {
                 self.is_alive = false;
                 if error.is_temporary() && self.history.started {
-                    self.state = State::Delay { until: now + SHORTAGE };
+                    self.state = State::Delay { until: now + policy::SHORTAGE };
                     return Vec::new();
                 }
                 let exit = Exit::Code(error.exit_code());
@@ -447,7 +448,7 @@ impl Machine {
         }
         match &mut self.state {
             State::Starting { .. } => {
-                self.history = History { started: true, failures: 0 };
+                self.history = History { started: true, failures: 0, ..self.history };
                 self.state = State::Running;
                 Vec::new()
             }

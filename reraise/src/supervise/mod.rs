@@ -1,6 +1,6 @@
 //! A worker: one service, supervised.
 //!
-//! `machine`, `policy`, `ladder` and [`begin::plan`] decide and do nothing;
+//! `machine`, `policy`, `ladder` and `plan` decide and do nothing;
 //! `worker` waits, asks them, and does what they say. All of it is generic over
 //! the [`ProcessBackend`](crate::backend::ProcessBackend).
 
@@ -10,6 +10,7 @@ pub mod launch;
 pub mod link;
 pub mod machine;
 pub mod news;
+pub mod plan;
 pub mod policy;
 mod publish;
 pub mod worker;

@@ -20,6 +20,10 @@ pub enum News {
     /// Another worker, that the keeper does not know, supervises it; 0 when it
     /// has no number here.
     Held(i32),
+    /// Its run ended, and another one may follow.
+    Ended(Exit),
+    /// It is essential, and has ended for good.
+    Essential(Exit),
     /// It cannot be done.
     Fault(Fault),
     /// The worker ends.
@@ -46,6 +50,8 @@ impl News {
                 f.what.clone(),
                 f.advice.clone(),
             ],
+            Self::Ended(exit) => fields_of("ended", *exit),
+            Self::Essential(exit) => fields_of("essential", *exit),
             Self::Over(outcome) => {
                 let (word, numbers) = outcome_fields(*outcome);
                 let mut fields = vec!["over".to_owned(), word.to_owned()];
@@ -73,43 +79,54 @@ impl News {
                 fields.get(3)?,
                 fields.get(4)?,
             )),
+            "ended" => Self::Ended(exit(number(1), number(2))?),
+            "essential" => Self::Essential(exit(number(1), number(2))?),
             "over" => Self::Over(outcome(fields.get(1)?, number(2), number(3))?),
             _ => return None,
         })
     }
 }
 
+fn fields_of(word: &str, exit: Exit) -> Vec<String> {
+    let numbers = exit_fields(exit).into_iter().map(|n| n.to_string());
+    [word.to_owned()].into_iter().chain(numbers).collect()
+}
+
+fn exit_fields(exit: Exit) -> [i32; 2] {
+    match exit {
+        Exit::Code(code) => [0, code],
+        Exit::Signal { number, core } => [if core { 2 } else { 1 }, number],
+        Exit::Unknown => [3, 0],
+    }
+}
+
+fn exit(first: Option<i32>, second: Option<i32>) -> Option<Exit> {
+    Some(match (first?, second?) {
+        (0, code) => Exit::Code(code),
+        (1, number) => Exit::Signal { number, core: false },
+        (2, number) => Exit::Signal { number, core: true },
+        _ => Exit::Unknown,
+    })
+}
+
 fn outcome_fields(outcome: Outcome) -> (&'static str, Vec<i32>) {
-    let ended = |exit| match exit {
-        Exit::Code(code) => vec![0, code],
-        Exit::Signal { number, core } => vec![if core { 2 } else { 1 }, number],
-        Exit::Unknown => vec![3, 0],
-    };
     match outcome {
         Outcome::Stopped => ("stopped", Vec::new()),
         Outcome::Survived => ("survived", Vec::new()),
         Outcome::NotRunning => ("not-running", Vec::new()),
-        Outcome::Failed(exit) => ("failed", ended(exit)),
-        Outcome::Done(exit) => ("done", ended(exit)),
+        Outcome::Failed(exit) => ("failed", exit_fields(exit).into()),
+        Outcome::Done(exit) => ("done", exit_fields(exit).into()),
         Outcome::Unlaunchable(e) => ("unlaunchable", vec![e.step as i32, e.errno]),
     }
 }
 
 fn outcome(word: &str, first: Option<i32>, second: Option<i32>) -> Option<Outcome> {
-    let exit = || {
-        Some(match (first?, second?) {
-            (0, code) => Exit::Code(code),
-            (1, number) => Exit::Signal { number, core: false },
-            (2, number) => Exit::Signal { number, core: true },
-            _ => Exit::Unknown,
-        })
-    };
     Some(match word {
         "stopped" => Outcome::Stopped,
         "survived" => Outcome::Survived,
         "not-running" => Outcome::NotRunning,
-        "failed" => Outcome::Failed(exit()?),
-        "done" => Outcome::Done(exit()?),
+        "failed" => Outcome::Failed(exit(first, second)?),
+        "done" => Outcome::Done(exit(first, second)?),
         "unlaunchable" => {
             let step = [Step::Fork, Step::Limits, Step::Directory, Step::Output, Step::Exec]
                 .into_iter()
@@ -141,6 +158,8 @@ mod tests {
             News::Over(Outcome::NotRunning),
             News::Over(Outcome::Unlaunchable(LaunchError { step: Step::Exec, errno: 2 })),
         ];
+        all.extend(exits.map(News::Ended));
+        all.extend(exits.map(News::Essential));
         all.extend(exits.map(|e| News::Over(Outcome::Failed(e))));
         all.extend(exits.map(|e| News::Over(Outcome::Done(e))));
         for news in all {

@@ -20,6 +20,17 @@ pub struct History {
     pub started: bool,
     /// Failed starts in a row, up to now.
     pub failures: u32,
+    /// Whether it was asked for a single run, see
+    /// [`Wanted::Once`](crate::wanted::Wanted::Once).
+    pub once: bool,
+}
+
+impl History {
+    /// What is known when the user brings it up once more.
+    #[must_use]
+    pub fn anew(self) -> Self {
+        Self { once: self.once, ..Self::default() }
+    }
 }
 
 /// What comes after a run.
@@ -49,12 +60,13 @@ pub fn decide(
     jitter: u64,
 ) -> (Verdict, History) {
     let history = if lasted.into().is_some_and(|lasted| lasted >= config.start_sec) {
-        History { started: true, failures: 0 }
+        History { started: true, failures: 0, ..history }
     } else {
         History { failures: history.failures.saturating_add(1), ..history }
     };
     let is_ok = config.ok_exit.contains(&exit);
-    let verdict = match (config.restart, is_ok) {
+    let restart = if history.once { Restart::Never } else { config.restart };
+    let verdict = match (restart, is_ok) {
         (Restart::Never | Restart::OnFailure, true) => Verdict::Done,
         (Restart::Never, false) => Verdict::GiveUp,
         (Restart::OnFailure, false) | (Restart::Always, _) => again(config, history, jitter),
@@ -80,6 +92,17 @@ fn delay(config: &Config, failures: u32, jitter: u64) -> Duration {
     delay.saturating_add((delay / 10_000).saturating_mul(part))
 }
 
+/// The longest time that anything waits for its next run.
+#[must_use]
+pub fn longest_delay(config: &Config) -> Duration {
+    let delay = config.retry_max_sec;
+    delay.saturating_add(delay / 10).max(SHORTAGE)
+}
+
+/// How long to wait before a fork is tried again that failed for want of
+/// memory, processes or descriptors; that is no fault of the service.
+pub const SHORTAGE: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,11 +111,11 @@ mod tests {
     const OK: Exit = Exit::Code(0);
     const BAD: Exit = Exit::Code(1);
     const TERM: Exit = Exit::Signal { number: 15, core: false };
-    const FRESH: History = History { started: false, failures: 0 };
-    const GOOD: History = History { started: true, failures: 0 };
+    const FRESH: History = History { started: false, failures: 0, once: false };
+    const GOOD: History = History { started: true, failures: 0, once: false };
 
     fn failed(failures: u32) -> History {
-        History { started: true, failures }
+        History { started: true, failures, once: false }
     }
 
     fn again(secs: u64) -> Verdict {
@@ -108,7 +131,7 @@ mod tests {
     #[test]
     fn after_each_kind_of_run() {
         use Verdict::{Done, GiveUp};
-        let never_tried = History { started: false, failures: 1 };
+        let never_tried = History { failures: 1, ..FRESH };
         #[rustfmt::skip]
         let cases: &[(&str, Exit, u64, History, Verdict, History)] = &[
             // restart     exit           lasted history    verdict   history
@@ -143,6 +166,25 @@ mod tests {
             let config = config(&format!("config_restart={restart}"));
             let found = decide(&config, *exit, Duration::from_secs(*lasted), *before, 0);
             assert_eq!(found, (*verdict, *after), "{restart} {exit} {lasted} {before:?}");
+        }
+    }
+
+    #[test]
+    fn a_single_run_is_the_last_whatever_the_script_says() {
+        for restart in ["always", "on-failure", "never"] {
+            let config = config(&format!("config_restart={restart}"));
+            for before in [FRESH, GOOD, failed(2)] {
+                let before = History { once: true, ..before };
+                for (exit, verdict) in
+                    [(OK, Verdict::Done), (BAD, Verdict::GiveUp), (Exit::Unknown, Verdict::GiveUp)]
+                {
+                    for lasted in [0, 10] {
+                        let lasted = Duration::from_secs(lasted);
+                        let (found, after) = decide(&config, exit, lasted, before, 0);
+                        assert_eq!((found, after.once), (verdict, true), "{restart} {exit}");
+                    }
+                }
+            }
         }
     }
 

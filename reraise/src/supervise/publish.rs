@@ -101,7 +101,12 @@ fn write_slot<B: ProcessBackend>(worker: &mut Worker<B>, state: &State) -> io::R
         State::Stopping { again: false, .. } => (slot::Phase::Stopping, Duration::ZERO),
         State::Stopping { again: true, .. } => (slot::Phase::Restarting, Duration::ZERO),
         State::Over(Outcome::Survived) => (slot::Phase::Stopping, Duration::ZERO),
-        State::Over(_) => (slot::Phase::Over, Duration::ZERO),
+        State::Over(Outcome::Stopped | Outcome::NotRunning) => {
+            (slot::Phase::Stopped, Duration::ZERO)
+        }
+        State::Over(Outcome::Failed(_) | Outcome::Unlaunchable(_) | Outcome::Done(_)) => {
+            (slot::Phase::Over, Duration::ZERO)
+        }
     };
     let history = worker.machine.history();
     let mut next = worker.slot;

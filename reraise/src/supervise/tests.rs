@@ -4,4 +4,5 @@ mod adopt;
 mod bench;
 mod kill;
 mod life;
+mod resume;
 mod stop;

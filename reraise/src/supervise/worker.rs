@@ -10,7 +10,7 @@ use crate::backend::{
     Event, Exit, LaunchError, ProcessBackend, ProcessId, Scope, Signal, Step, Tree,
 };
 use crate::context::Context;
-use crate::error::Fault;
+use crate::error::{ExitCode, Fault};
 use crate::lock::LockFile;
 use crate::messages;
 use crate::name::ServiceName;
@@ -18,10 +18,11 @@ use crate::paths::Files;
 use crate::service::Entry;
 use crate::slot::{self, Phase, Slot, SlotFile};
 use crate::supervise::ladder::Whom;
-use crate::supervise::launch::{self, Loaded};
+use crate::supervise::launch::{self, Loaded, Under};
 use crate::supervise::link::{Link, Request};
 use crate::supervise::machine::{Action, Input, Machine, Outcome, State};
 use crate::supervise::news::News;
+use crate::supervise::plan::{self, Raising};
 use crate::supervise::publish;
 use crate::wanted::Wanted;
 
@@ -50,10 +51,12 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) prepared: Option<(Context, Loaded)>,
     /// Adopted before it was known whether its program runs.
     pub(super) is_gated: bool,
-    /// By hand, without a keeper: standard output stays where it is.
-    pub(super) is_foreground: bool,
+    /// Whom we work for.
+    pub(super) under: Under,
     /// Who has been sent the present signal of an ending.
     pub(super) told: Vec<ProcessId>,
+    /// A signal has asked us to end the service.
+    pub(super) was_signalled: bool,
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
     pub(super) _lock: LockFile,
@@ -129,19 +132,20 @@ impl<B: ProcessBackend> Worker<B> {
         match signal {
             // The end of the session is no order to keep the service down:
             // what is wanted stays as it was.
-            Signal::SIGTERM | Signal::SIGINT => self.stop(false),
-            Signal::SIGHUP if self.is_foreground => self.stop(false),
+            Signal::SIGTERM | Signal::SIGINT => self.stop(),
+            Signal::SIGHUP if self.under == Under::Nobody => self.stop(),
             Signal::SIGUSR2 => self.feed(Input::Restart),
             // A new keeper calls.
-            Signal::SIGUSR1 if !self.is_foreground => self.link.recover(&mut self.backend),
+            Signal::SIGUSR1 if self.under != Under::Nobody => self.link.recover(&mut self.backend),
             _ => Ok(()),
         }
     }
 
-    /// The second time is meant.
-    fn stop(&mut self, now: bool) -> io::Result<()> {
-        let is_stopping = matches!(self.machine.state(), State::Stopping { again: false, .. });
-        self.feed(if now || is_stopping { Input::StopNow } else { Input::Stop })
+    /// The second time is meant; but the keeper, which gets the same signal at
+    /// the end of a session, may have said it first.
+    fn stop(&mut self) -> io::Result<()> {
+        let is_meant = std::mem::replace(&mut self.was_signalled, true);
+        self.feed(if is_meant { Input::StopNow } else { Input::Stop })
     }
 
     fn on_requests(&mut self) -> io::Result<()> {
@@ -151,7 +155,10 @@ impl<B: ProcessBackend> Worker<B> {
                 break;
             }
             match request {
-                Some(Request::Start { client, context }) => self.on_start(&client, &context)?,
+                Some(Request::Start { client, context, once }) => {
+                    self.on_start(&client, &context, once)?;
+                }
+                Some(Request::Resume { client }) => self.on_resume(&client)?,
                 Some(Request::Stop { now }) => {
                     // The signal first, since it takes effect meanwhile. If we
                     // are killed in between, the request was not acknowledged,
@@ -160,20 +167,44 @@ impl<B: ProcessBackend> Worker<B> {
                     self.feed(if now { Input::StopNow } else { Input::Stop })?;
                     self.want(Wanted::Down);
                 }
-                Some(Request::Leave) => self.stop(false)?,
+                Some(Request::Leave { now }) => {
+                    self.feed(if now { Input::StopNow } else { Input::Stop })?;
+                }
                 Some(Request::Restart) => self.feed(Input::Restart)?,
-                None => {}
+                None => self.refuse(),
             }
             self.link.acknowledge();
         }
         Ok(())
     }
 
-    fn on_start(&mut self, client: &str, encoded: &[u8]) -> io::Result<()> {
+    /// Brings it up if that is wanted.
+    fn on_resume(&mut self, client: &str) -> io::Result<()> {
+        match plan::raising(Wanted::read(&self.files.own), self.machine.state()) {
+            Raising::Already => {
+                let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
+                self.link.answer(client, &News::Already(pid));
+                Ok(())
+            }
+            Raising::Start => self.feed(Input::Start),
+            Raising::Wait => Ok(()),
+        }
+    }
+
+    /// Asked for something that only a later version knows.
+    fn refuse(&mut self) {
+        let what = "its worker is of an earlier version, and does not know what was asked for";
+        let advice = "replace keeper and workers, the service goes on: reraise upgrade";
+        self.tell_fault(&Fault::new(ExitCode::System, &self.name, what, advice));
+    }
+
+    fn on_start(&mut self, client: &str, encoded: &[u8], once: bool) -> io::Result<()> {
+        let wanted = Wanted::of_start(once);
         match self.machine.state() {
             State::Launching | State::Starting { .. } | State::Running => {
                 let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
-                self.want(Wanted::Up);
+                self.want(wanted);
+                self.machine.set_once(once);
                 self.link.answer(client, &News::Already(pid));
                 return Ok(());
             }
@@ -187,7 +218,9 @@ impl<B: ProcessBackend> Worker<B> {
         {
             self.say(&format!("cannot keep the new surroundings: {e}"));
         }
-        self.want(Wanted::Up);
+        self.want(wanted);
+        self.machine.set_once(once);
+        self.was_signalled = false;
         self.feed(Input::Start)
     }
 
@@ -216,10 +249,17 @@ impl<B: ProcessBackend> Worker<B> {
                 }
             }
             if next.is_none() {
+                self.conclude();
                 self.publish();
             }
             let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
             match (input, self.machine.state()) {
+                // Whoever looks at a terminal wants to know; the end of all says it itself.
+                (Input::Ended { exit, .. }, state)
+                    if self.under == Under::Up && !matches!(state, State::Over(_)) =>
+                {
+                    self.link.tell(&News::Ended(exit));
+                }
                 // Not of one that is on its way down already.
                 (Input::Launched, State::Starting { .. }) => {
                     self.link.tell(&News::Launched(pid));
@@ -236,6 +276,23 @@ impl<B: ProcessBackend> Worker<B> {
             return self.feed(Input::Alone);
         }
         Ok(())
+    }
+
+    /// It has ended by itself, for good: what was wanted once is not wanted any
+    /// more, and what is essential ends the others.
+    fn conclude(&mut self) {
+        let exit = match *self.machine.state() {
+            State::Over(Outcome::Failed(exit) | Outcome::Done(exit)) => exit,
+            State::Over(Outcome::Unlaunchable(error)) => Exit::Code(error.exit_code()),
+            _ => return,
+        };
+        if self.machine.history().once {
+            self.want(Wanted::Down);
+        }
+        // Before it is written down: if we die in between, it is not lost.
+        if self.machine.config.essential {
+            self.link.tell(&News::Essential(exit));
+        }
     }
 
     fn is_ending(&self) -> bool {
@@ -273,7 +330,7 @@ impl<B: ProcessBackend> Worker<B> {
         let Some(tree) = &mut self.tree else { return Ok(true) };
         tree.scope = scope;
         if !tree.is_ours {
-            tree.strays = launch::strays(&self.files);
+            tree.strays = launch::strays(&self.files, tree.run);
         }
         Ok(self.backend.members(tree)?.is_empty())
     }
@@ -296,7 +353,7 @@ impl<B: ProcessBackend> Worker<B> {
         let (Some(scope), Some(tree)) = (scope, &mut self.tree) else { return Ok(()) };
         tree.scope = scope;
         if !tree.is_ours {
-            tree.strays = launch::strays(&self.files);
+            tree.strays = launch::strays(&self.files, tree.run);
         }
         let members = self.backend.members(tree)?;
         for member in members.into_iter().filter(|&m| m != main || !is_told) {
@@ -317,7 +374,7 @@ impl<B: ProcessBackend> Worker<B> {
         let Some(tree) = &mut self.tree else { return Ok(()) };
         tree.scope = scope;
         if !tree.is_ours {
-            tree.strays = launch::strays(&self.files);
+            tree.strays = launch::strays(&self.files, tree.run);
         }
         for member in self.backend.members(tree)? {
             if !self.told.contains(&member) {
@@ -391,11 +448,8 @@ impl<B: ProcessBackend> Worker<B> {
             }
             Err(fault) => {
                 self.say(&fault.what);
-                let errno = if fault.code == crate::error::ExitCode::NoService {
-                    libc::ENOENT
-                } else {
-                    libc::EACCES
-                };
+                let errno =
+                    if fault.code == ExitCode::NoService { libc::ENOENT } else { libc::EACCES };
                 Ok(Some(LaunchError { step: Step::Exec, errno }))
             }
         }
@@ -407,7 +461,7 @@ impl<B: ProcessBackend> Worker<B> {
             Ok(Some(LaunchError { step: Step::Fork, errno }))
         };
         let run = run_number(self.me, self.backend.now());
-        let output = launch::output(&self.machine.config, context, &self.name, self.is_foreground);
+        let output = launch::output(&self.machine.config, context, &self.name, self.under);
         let output = match output {
             Ok(output) => output,
             Err(e) => {
@@ -452,7 +506,10 @@ impl<B: ProcessBackend> Worker<B> {
     }
 
     pub(super) fn tell_fault(&mut self, fault: &Fault) {
-        self.say(&fault.what);
+        // Where the keeper says it, that is enough.
+        if self.under != Under::Up {
+            self.say(&fault.what);
+        }
         self.link.tell(&News::Fault(fault.clone()));
     }
 

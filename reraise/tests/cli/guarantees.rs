@@ -97,19 +97,6 @@ fn a_service_outlives_twenty_workers_and_twenty_keepers() {
     wait_for("nothing to be left", || s.processes().is_empty());
 }
 
-/// Kills keeper and workers so that none can replace another.
-fn kill_supervisors(s: &Sandbox, names: &[&str]) {
-    let mut all: Vec<i32> = names.iter().map(|name| s.worker(name)).collect();
-    all.insert(0, s.keeper());
-    for pid in &all {
-        signal(*pid, Signal::SIGSTOP);
-    }
-    for pid in &all {
-        signal(*pid, Signal::SIGKILL);
-    }
-    all.into_iter().for_each(wait_gone);
-}
-
 #[test]
 fn killed_together_they_lose_no_service() {
     let s = Sandbox::new();
@@ -120,7 +107,7 @@ fn killed_together_they_lose_no_service() {
     s.script("third", SLEEPER);
     let (one, two) = (s.up("one"), s.up("two"));
     assert_eq!([runs.number(), runs.number()], [one, two]);
-    kill_supervisors(&s, &["one", "two"]);
+    s.kill_supervisors(&["one", "two"]);
     assert!(is_alive(one) && is_alive(two));
     let out = s.ok(&["status", "one", "two"]);
     assert_eq!(out.matches("running ").count(), 2, "{out}");
@@ -138,7 +125,7 @@ fn killed_together_they_lose_no_service() {
     let raised = s.wait_raised("one", one);
     assert_eq!(runs.number(), raised);
     // Stop and restart find them too.
-    kill_supervisors(&s, &["one", "two", "third"]);
+    s.kill_supervisors(&["one", "two", "third"]);
     assert!(s.ok(&["stop", "one"]).starts_with("one: stop"));
     wait_gone(raised);
     assert!(s.ok(&["restart", "two"]).starts_with("two: restart"));
@@ -153,7 +140,7 @@ fn one_that_ended_while_nobody_was_left_is_raised() {
     s.script("web", SLEEPER);
     s.script("other", SLEEPER);
     let pid = s.up("web");
-    kill_supervisors(&s, &["web"]);
+    s.kill_supervisors(&["web"]);
     signal(pid, Signal::SIGKILL);
     wait_gone(pid);
     assert_eq!(s.status("web"), "seems-not-running");

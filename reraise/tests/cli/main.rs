@@ -13,6 +13,8 @@ mod commands;
 mod foreground;
 mod guarantees;
 mod lifecycle;
+mod resume;
 mod support;
 mod surroundings;
 mod tree;
+mod up;

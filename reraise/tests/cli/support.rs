@@ -354,6 +354,19 @@ impl Sandbox {
         }
     }
 
+    /// Kills keeper and workers so that none can replace another.
+    pub(crate) fn kill_supervisors(&self, names: &[&str]) {
+        let mut all: Vec<i32> = names.iter().map(|name| self.worker(name)).collect();
+        all.insert(0, self.keeper());
+        for pid in &all {
+            signal(*pid, Signal::SIGSTOP);
+        }
+        for pid in &all {
+            signal(*pid, Signal::SIGKILL);
+        }
+        all.into_iter().for_each(wait_gone);
+    }
+
     /// Ends all processes of the sandbox at once: first nobody can act any more,
     /// then all are killed.
     pub(crate) fn kill_all(&self) {

@@ -29,13 +29,15 @@ pub(super) fn legacy(name: &ServiceName, seen: &Seen, verb: Verb) -> Result<(), 
     };
     let worker = found.worker.pid;
     match verb {
-        Verb::Start { .. } => console::line(&format!("{name}: skip (because already running)")),
+        Verb::Start { .. } | Verb::Resume => {
+            console::line(&format!("{name}: skip (because already running)"))
+        }
         Verb::Stop { wait, .. } => {
-            end(found.worker, Signal::SIGTERM, wait).map_err(cannot)?;
+            end(found.worker, &[Signal::SIGTERM], wait).map_err(cannot)?;
             console::line(&format!("{name}: stop    # (worker-pid={worker})"));
         }
         Verb::Restart { wait } => {
-            end(found.service, Signal::SIGTERM, wait).map_err(cannot)?;
+            end(found.service, &[Signal::SIGTERM], wait).map_err(cannot)?;
             console::line(&format!("{name}: restart    # (worker-pid={worker})"));
         }
     }
@@ -43,10 +45,13 @@ pub(super) fn legacy(name: &ServiceName, seen: &Seen, verb: Verb) -> Result<(), 
 }
 
 /// Signals a process and waits for its end.
-fn end(process: ProcessId, signal: Signal, wait: bool) -> std::io::Result<()> {
+fn end(process: ProcessId, signals: &[Signal], wait: bool) -> std::io::Result<()> {
     let mut queue = EventQueue::new(&[])?;
-    let is_there = queue.watch_process(process.pid, process.born)?;
-    if !is_there || !send(process.pid, process.born, signal)? || !wait {
+    let mut is_there = queue.watch_process(process.pid, process.born)?;
+    for &signal in signals {
+        is_there = is_there && send(process.pid, process.born, signal)?;
+    }
+    if !is_there || !wait {
         return Ok(());
     }
     loop {
@@ -64,7 +69,7 @@ pub(super) fn held(setting: &Setting, name: &ServiceName, pid: i32, verb: Verb) 
     let me = setting.dirs.uid();
     let files = Files::of(&setting.dirs.piddir(me), me, name);
     let asked = match verb {
-        Verb::Start { .. } => {
+        Verb::Start { .. } | Verb::Resume => {
             return Settled::Line(format!("{name}: skip (because already running)"));
         }
         _ if pid == 0 => {
@@ -73,9 +78,12 @@ pub(super) fn held(setting: &Setting, name: &ServiceName, pid: i32, verb: Verb) 
             let fault = Fault::new(ExitCode::Failed, name, what, advice);
             return Settled::Fault(None, fault);
         }
-        Verb::Stop { wait, .. } => {
+        Verb::Stop { wait, now } => {
+            // The second one is meant; of one kind, two might count as one.
+            let signals: &[Signal] =
+                if now { &[Signal::SIGINT, Signal::SIGTERM] } else { &[Signal::SIGTERM] };
             let ended = holder(setting, name, pid)
-                .and_then(|worker| end(worker, Signal::SIGTERM, wait))
+                .and_then(|worker| end(worker, signals, wait))
                 // To TERM alone it does not say so: it may be the machine's end.
                 .and_then(|()| Wanted::Down.write(&files.own));
             let phase = slot::read(&files.file("run")).map(|slot| slot.phase);

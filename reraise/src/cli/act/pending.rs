@@ -12,11 +12,14 @@ use reraise::words;
 
 use super::Verb;
 use crate::cli::client::Word;
+use crate::cli::status::Seen;
 
 /// See the module.
 pub(super) struct Pending {
     /// The worker as the record named it, for the line that is printed.
     worker: Option<i32>,
+    /// The process that ran before, though nobody watched it.
+    unwatched: Option<i32>,
     /// Where its output goes unless its script says otherwise.
     log: PathBuf,
     /// A worker has the request; what came before was not about it.
@@ -38,8 +41,15 @@ pub(super) enum Settled {
 }
 
 impl Pending {
-    pub(super) fn new(worker: Option<i32>, log: PathBuf) -> Self {
-        Self { worker, log, is_taken: false, is_launched: false, survivors: Vec::new() }
+    pub(super) fn new(seen: &Seen, log: PathBuf) -> Self {
+        Self {
+            worker: seen.record.as_ref().and_then(|r| r.worker),
+            unwatched: seen.record.as_ref().and_then(|r| r.pid).filter(|_| seen.is_unwatched),
+            log,
+            is_taken: false,
+            is_launched: false,
+            survivors: Vec::new(),
+        }
     }
 
     pub(super) fn hear(
@@ -73,12 +83,22 @@ impl Pending {
             (News::Already(_), Verb::Start { .. }) => {
                 Settled::Line(format!("{name}: skip (because already running)"))
             }
-            (News::Launched(_), Verb::Start { wait: None } | Verb::Restart { .. })
+            (News::Already(pid), Verb::Resume) if self.unwatched == Some(*pid) => {
+                Settled::Line(format!("{name}: adopt    # (pid={pid})"))
+            }
+            (News::Already(0), Verb::Resume) => {
+                Settled::Line(format!("{name}: skip (because it will start soon)"))
+            }
+            // By the keeper that we have started: it was faster than our request.
+            (News::Already(_) | News::Launched(_), Verb::Resume) => {
+                Settled::Line(self.line(name, verb))
+            }
+            (News::Launched(_), Verb::Start { wait: None, .. } | Verb::Restart { .. })
                 if self.is_taken =>
             {
                 Settled::Line(self.line(name, verb))
             }
-            (News::Launched(_), Verb::Start { wait: Some(_) }) => {
+            (News::Launched(_), Verb::Start { wait: Some(_), .. }) => {
                 self.is_launched = true;
                 Settled::NotYet
             }
@@ -90,15 +110,21 @@ impl Pending {
                 Settled::Line(self.line(name, verb))
             }
             (News::Over(outcome), _) if self.is_taken => self.over(name, entry, verb, *outcome),
-            (News::Launched(_) | News::Already(_) | News::Running(_) | News::Over(_), _) => {
-                Settled::NotYet
-            }
+            (
+                News::Launched(_)
+                | News::Already(_)
+                | News::Running(_)
+                | News::Ended(_)
+                | News::Essential(_)
+                | News::Over(_),
+                _,
+            ) => Settled::NotYet,
         }
     }
 
     fn line(&self, name: &ServiceName, verb: Verb) -> String {
         match (verb, self.worker) {
-            (Verb::Start { .. }, _) => format!("{name}: start"),
+            (Verb::Start { .. } | Verb::Resume, _) => format!("{name}: start"),
             (Verb::Stop { .. }, Some(worker)) => {
                 format!("{name}: stop    # (worker-pid={worker})")
             }
@@ -123,7 +149,20 @@ impl Pending {
         let log = format!("see its output: tail {}", self.log.display());
         match (outcome, verb) {
             (Outcome::Stopped, Verb::Stop { .. }) => Settled::Line(self.line(name, verb)),
-            (Outcome::Done(_), Verb::Start { .. }) => Settled::Line(self.line(name, verb)),
+            (Outcome::Done(_), Verb::Start { .. } | Verb::Resume) => {
+                Settled::Line(self.line(name, verb))
+            }
+            // A stop that was cut short has been finished.
+            (Outcome::Stopped, Verb::Resume) => Settled::Line(format!("{name}: stop")),
+            (Outcome::NotRunning, Verb::Resume) if self.unwatched.is_some() => {
+                Settled::Line(format!("{name}: stop"))
+            }
+            (Outcome::NotRunning, Verb::Resume) => {
+                Settled::Line(format!("{name}: skip (because it is not wanted)"))
+            }
+            (Outcome::Failed(exit), Verb::Resume) if self.unwatched.is_some() => {
+                failed(format!("ended while nobody watched it: {exit}"), log)
+            }
             (Outcome::NotRunning | Outcome::Failed(_) | Outcome::Done(_), Verb::Stop { .. })
             | (Outcome::Unlaunchable(_), Verb::Stop { .. }) => {
                 Settled::Line(format!("{name}: skip (because not running)"))

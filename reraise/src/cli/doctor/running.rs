@@ -35,7 +35,7 @@ pub(super) fn check(setting: &Setting, found: &mut Findings) {
         }
         Ok(Holder::Nobody) => found.problem(
             "the keeper and its workers are gone, and services run on without them",
-            "reraise start '*'   # adopts them",
+            "reraise resume   # adopts them",
         ),
         Ok(Holder::Elsewhere) => found.warning(
             format!(
@@ -68,7 +68,7 @@ fn one(
     }
     let owner = entry.map_or(setting.dirs.uid(), |e| e.uid);
     let files = Files::of(&setting.dirs.piddir(owner), owner, name);
-    let is_wanted = Wanted::read(&files.own) == Some(Wanted::Up);
+    let is_wanted = Wanted::read(&files.own).is_some_and(Wanted::is_up);
     let again = format!("reraise start {name}");
     let boot = native::boot_id().unwrap_or_default();
     let is_old = seen.record.as_ref().and_then(|r| r.more).is_some_and(|m| m.boot != boot);
@@ -80,7 +80,7 @@ fn one(
         State::Starting | State::Running | State::Stopping if seen.is_unwatched => {
             found.problem(
                 format!("{name}: runs, but nobody would raise it"),
-                format!("{again}   # adopts it"),
+                format!("reraise resume {name}   # adopts it"),
             );
         }
         State::Starting | State::Running if entry.is_none() => found.warning(
@@ -88,7 +88,10 @@ fn one(
             format!("put it back, or: reraise stop {name}"),
         ),
         State::SeemsNotRunning if is_old => {
-            found.warning(format!("{name}: ran before the last reboot"), again);
+            {
+            let advice = if is_wanted { format!("reraise resume {name}") } else { again };
+            found.warning(format!("{name}: ran before the last reboot"), advice);
+        }
         }
         State::SeemsNotRunning => found.warning(
             format!("{name}: has a record without a process"),

@@ -53,7 +53,10 @@ impl World {
                     let task = match task {
                         Task::Start { client, .. } => Some(client.parse().unwrap()),
                         Task::Resume => None,
-                        Task::Stop { .. } | Task::Restart => panic!("nobody asked for {task:?}"),
+                        Task::Stop { .. }
+                        | Task::Restart
+                        | Task::Raise { .. }
+                        | Task::Leave { .. } => panic!("nobody asked for {task:?}"),
                     };
                     let worker = Worker { task, ..Worker::default() };
                     let former = self.workers.insert(name, worker);
@@ -118,7 +121,8 @@ impl World {
         match random.below(16) {
             0..=2 => {
                 self.open.insert(client, name.clone());
-                let request = Request::Start { client: client.to_string(), context: [].into() };
+                let request =
+                    Request::Start { client: client.to_string(), context: [].into(), once: false };
                 let effects = self.registry.request(client, name, request);
                 self.carry_out(effects);
             }

@@ -117,7 +117,7 @@ fn a_stop_goes_on() {
 #[test]
 fn the_end_of_a_session_goes_on_though_it_is_wanted_up() {
     let bench = Bench::new("", [stubborn()]);
-    bench.ask(20, [Request::Leave]);
+    bench.ask(20, [Request::Leave { now: false }]);
     crashed(&bench, 30, Phase::Stopping);
     assert_eq!((bench.resume(), bench.wanted()), (STOPPED, Some(Wanted::Up)));
 }
@@ -224,7 +224,8 @@ fn strays_are_ended_with_the_run_that_they_belong_to() {
     // An orphan that nothing but the keeper's note ties to the run.
     let stray = bench.fake.foreign(99, Behaviour::waits());
     let stranger = bench.fake.foreign(98, Behaviour::waits());
-    launch::note_stray(&bench.files, stray).unwrap();
+    launch::note_stray(&bench.files, bench.slot().run, stray).unwrap();
+    launch::note_stray(&bench.files, bench.slot().run ^ 1, stranger).unwrap();
     bench.ask(20, [STOP]);
     bench.fake.crash();
     bench.ask(20, [STOP]);

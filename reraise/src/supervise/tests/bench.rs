@@ -22,6 +22,7 @@ use crate::paths::Files;
 use crate::record::Record;
 use crate::slot::{self, Slot};
 use crate::supervise::begin::{self, Assignment, Task};
+use crate::supervise::launch::Under;
 use crate::supervise::link::{KeeperCommand, Link, Request};
 use crate::supervise::machine::Outcome;
 use crate::supervise::news::News;
@@ -65,7 +66,7 @@ pub(super) struct Bench {
     pub(super) files: Files,
     pub(super) dir: tempfile::TempDir,
     pub(super) place: Place,
-    pub(super) is_foreground: bool,
+    pub(super) under: Under,
     /// Whether the program has no children, so that no two processes may live.
     pub(super) is_single: bool,
     shared: Rc<RefCell<Shared>>,
@@ -88,7 +89,7 @@ impl Bench {
         let place = Place { boot: 1, space: 2 };
         let shared = Rc::default();
         let bench =
-            Self { fake, files, dir, place, is_foreground: false, is_single: false, shared };
+            Self { fake, files, dir, place, under: Under::Keeper, is_single: false, shared };
         bench.write_script(config);
         bench.fake.programs(bench.script().to_str().unwrap(), runs);
         bench
@@ -110,11 +111,19 @@ impl Bench {
     }
 
     pub(super) fn start(&self) -> Task {
-        Task::Start { client: "7".into(), context: self.context() }
+        Task::Start { client: "7".into(), context: self.context(), once: false }
     }
 
     pub(super) fn start_request(&self) -> Request {
-        Request::Start { client: "8".into(), context: self.context() }
+        Request::Start { client: "8".into(), context: self.context(), once: false }
+    }
+
+    pub(super) fn start_once(&self) -> Task {
+        Task::Start { client: "7".into(), context: self.context(), once: true }
+    }
+
+    pub(super) fn start_once_request(&self) -> Request {
+        Request::Start { client: "8".into(), context: self.context(), once: true }
     }
 
     /// Something happens at that second.
@@ -173,9 +182,9 @@ impl Bench {
         let piddir = self.dir.path().join("p");
         let state = self.dir.path().to_owned();
         let keeper = KeeperCommand { program: "/".into(), piddir: piddir.clone(), state };
-        let (name, place, is_foreground) = (name(), self.place, self.is_foreground);
+        let (name, place, under) = (name(), self.place, self.under);
         let link = Link::new(theirs, &name, keeper);
-        let given = Assignment { piddir, name, task, place, link, is_foreground };
+        let given = Assignment { piddir, name, task, place, link, under };
         let ended = catch_unwind(AssertUnwindSafe(|| begin::supervise(backend, given)));
         last_look.observe();
         match ended {
@@ -329,6 +338,8 @@ fn told(frame: &Frame) -> String {
         News::Fault(fault) => format!("fault: {}", fault.what),
         News::Survivors(pids) => format!("{} survivors", pids.len()),
         News::Held(_) => "held".to_owned(),
+        News::Ended(exit) => format!("ended: {exit}"),
+        News::Essential(exit) => format!("essential: {exit}"),
         News::Over(outcome) => format!("over: {outcome:?}"),
     }
 }

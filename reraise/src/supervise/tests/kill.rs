@@ -118,7 +118,8 @@ fn next(bench: &Bench, request: &Request) -> Task {
         Request::Stop { now } => Task::Stop { now: *now },
         Request::Restart => Task::Restart,
         Request::Start { .. } => bench.start(),
-        Request::Leave => Task::Resume,
+        Request::Resume { .. } => Task::Raise { client: "8".into() },
+        Request::Leave { now } => Task::Leave { now: *now },
     }
 }
 

@@ -5,6 +5,7 @@ use crate::backend::fake::{Behaviour, Offspring};
 use crate::backend::{Exit, ProcessBackend, Signal};
 use crate::record::Phase;
 use crate::supervise::begin::Task;
+use crate::supervise::launch::Under;
 use crate::supervise::link::Request;
 use crate::supervise::machine::Outcome;
 use crate::wanted::Wanted;
@@ -91,21 +92,37 @@ fn a_signal_to_the_worker_stops_and_the_second_one_is_meant() {
 }
 
 #[test]
+fn the_end_of_a_session_tells_the_worker_twice_and_is_meant_once() {
+    let requests = |bench: &Bench| bench.ask(20, [Request::Leave { now: false }]);
+    for (leave, term) in [(20, 21), (21, 20)] {
+        let bench = Bench::new("", [stubborn()]);
+        bench.fake.signal_us(secs(term), Signal::SIGTERM);
+        bench.ask(leave, [Request::Leave { now: false }]);
+        assert_eq!((bench.run(bench.start()), bench.now()), (STOPPED, secs(20 + 30)));
+    }
+    let bench = Bench::new("", [stubborn()]);
+    requests(&bench);
+    bench.ask(25, [Request::Leave { now: true }]);
+    assert_eq!((bench.run(bench.start()), bench.now()), (STOPPED, secs(25)));
+}
+
+#[test]
 fn hangup_is_for_workers_in_the_foreground() {
-    for (is_foreground, end) in [(false, End::Quiet), (true, STOPPED)] {
+    let all = [(Under::Keeper, End::Quiet), (Under::Up, End::Quiet), (Under::Nobody, STOPPED)];
+    for (under, end) in all {
         let mut bench = Bench::new("", [Behaviour::waits()]);
-        bench.is_foreground = is_foreground;
+        bench.under = under;
         bench.fake.signal_us(secs(20), Signal::SIGHUP);
         assert_eq!(bench.run(bench.start()), end);
         let output = &bench.fake.started()[0].launch.output;
-        assert_eq!(output.is_none(), is_foreground, "by hand the terminal is the log");
+        assert_eq!(output.is_none(), under == Under::Nobody, "by hand the terminal is the log");
     }
 }
 
 #[test]
 fn leaving_ends_it_and_keeps_what_is_wanted() {
     let bench = Bench::new("", [Behaviour::waits()]);
-    assert_eq!(asked(&bench, &[(20, Request::Leave)]).0, STOPPED);
+    assert_eq!(asked(&bench, &[(20, Request::Leave { now: false })]).0, STOPPED);
     assert_eq!(bench.wanted(), Some(Wanted::Up));
 }
 

@@ -1,0 +1,201 @@
+//! The keeper's loop: waits for whatever comes next, and passes it on.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::peers::Peer;
+use super::registry::{Client, Effect};
+use super::up::{self, Leaving};
+use super::{Fork, Keeper, LISTENER, now};
+use crate::backend::native::QueueEvent;
+use crate::control::Frame;
+use crate::lock;
+use crate::messages;
+use crate::name::ServiceName;
+use crate::supervise::link::Request;
+use crate::zone;
+
+/// How long nothing must have happened before the keeper takes its rest.
+const SILENCE: Duration = Duration::from_millis(200);
+
+impl Keeper {
+    /// Works until a worker must be forked. `None`: there is nothing more to do.
+    #[inline(never)]
+    pub(super) fn serve(&mut self) -> Option<Fork> {
+        loop {
+            if let Some(fork) = self.forks.pop_front() {
+                return Some(fork);
+            }
+            if self.is_foreground {
+                if self.leaving != Leaving::No && self.registry.is_empty() {
+                    self.end();
+                    return None;
+                }
+                self.patience = None;
+            }
+            let is_idle = self.registry.is_empty() && self.connections.is_empty();
+            if self.patience.is_some_and(|until| until <= now()) || !is_idle {
+                self.patience = None;
+            }
+            if is_idle && !self.is_foreground && self.patience.is_none() && self.try_end() {
+                return None;
+            }
+            let due = self.registry.deadline().into_iter().chain(self.patience).min();
+            let left = due.map(|due| due.saturating_sub(now()));
+            let nap = (!self.behind.is_empty()).then_some(self.patience_with_peers);
+            let left = left.into_iter().chain(nap).min();
+            // After a moment of silence: in the middle of work it would only
+            // be needed again.
+            let left = match left {
+                None if !self.was_silent => Some(SILENCE),
+                None => {
+                    zone::rest(true);
+                    None
+                }
+                some => some,
+            };
+            let heard = self.queue.next(left);
+            self.was_silent = matches!(heard, Ok(None));
+            match heard {
+                Ok(Some(QueueEvent::Signal(signal))) => self.on_signal(signal),
+                Ok(Some(QueueEvent::Readable(LISTENER))) => self.accept(),
+                Ok(Some(QueueEvent::Readable(token))) => {
+                    self.on_readable(token);
+                }
+                // Nothing else is watched.
+                Ok(Some(QueueEvent::Ended { .. })) => {}
+                Ok(None) => {
+                    self.flush_all();
+                    let effects = self.registry.tick(now());
+                    self.carry_out(effects);
+                }
+                Err(e) => {
+                    // The workers notice, and start a keeper that can wait.
+                    messages::say("keeper", &format!("cannot wait for events: {e}"));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Ends unless somebody is at the door.
+    fn try_end(&mut self) -> bool {
+        if !self.lock.try_take(lock::CHANGING).unwrap_or(false) {
+            // A starting keeper finds us alive and goes; then we can.
+            return false;
+        }
+        self.accept();
+        if self.connections.is_empty() {
+            self.unpublish();
+            return true;
+        }
+        let _ = self.lock.release(lock::CHANGING);
+        false
+    }
+
+    /// Ends, whoever is there: all services were to end, and have.
+    fn end(&mut self) {
+        // One that is just starting finds us alive, and goes.
+        let _ = self.lock.take(lock::CHANGING);
+        self.unpublish();
+        self.flush_all();
+        up::say("all services are stopped");
+    }
+
+    /// Whoever connects from now on is refused and starts a new keeper.
+    fn unpublish(&self) {
+        let _ = fs::remove_file(self.command.state.join("keeper"));
+    }
+
+    fn on_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::SIGCHLD => self.reap(),
+            // The end of the session or of the machine: all services end in
+            // order, and what is wanted stays as it was.
+            Signal::SIGTERM | Signal::SIGINT => self.leave(&signal.as_str()[3..]),
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_frame(&mut self, token: u64, frame: &Frame) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        if let Peer::Worker(name) = &connection.peer {
+            let name = name.clone();
+            self.overhear(&name, frame);
+            let effects = self.registry.news(&name, frame);
+            self.carry_out(effects);
+            return;
+        }
+        let Some((verb, rest)) = frame.split() else { return };
+        match verb {
+            "context" => connection.context = rest.bytes().into(),
+            "hello" => {
+                if let Some(name) = rest.split().and_then(|(name, _)| valid(name)) {
+                    connection.peer = Peer::Worker(name.clone());
+                    self.links.insert(name.clone(), token);
+                    self.adopted.insert(name.clone(), ());
+                    self.registry.hello(name.clone());
+                    if self.leaving != Leaving::No {
+                        let effects = self.registry.leave(name, self.leaving == Leaving::Hurried);
+                        self.carry_out(effects);
+                    }
+                }
+            }
+            verb => {
+                let Some(name) = rest.split().and_then(|(name, _)| valid(name)) else { return };
+                let request = match verb {
+                    "start" | "start-once" => Request::Start {
+                        client: token.to_string(),
+                        context: connection.context.clone(),
+                        once: verb == "start-once",
+                    },
+                    "resume" => Request::Resume { client: token.to_string() },
+                    "stop" => Request::Stop { now: false },
+                    "stop-now" => Request::Stop { now: true },
+                    "restart" => Request::Restart,
+                    _ => return,
+                };
+                self.on_request(token, name, request);
+            }
+        }
+    }
+
+    fn on_request(&mut self, client: Client, name: ServiceName, request: Request) {
+        if self.leaving != Leaving::No && !matches!(request, Request::Stop { .. }) {
+            let refusal = self.refusal(&name).to_frame().after(name.as_str());
+            return self.send(Some(client), &refusal);
+        }
+        if !matches!(request, Request::Start { .. } | Request::Resume { .. })
+            && self.adopted.contains_key(&name)
+        {
+            // What has come to us since is to be ended with it.
+            self.assign_orphans(None);
+        }
+        let effects = self.registry.request(client, name, request);
+        self.carry_out(effects);
+    }
+
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Fork(name, task) => self.forks.push_back((name, task, Vec::new())),
+                Effect::Pass(name, request) => {
+                    // Not yet forked: it gets it when it is.
+                    if let Some((.., requests)) = self.forks.iter_mut().find(|f| f.0 == name) {
+                        requests.push(request);
+                    } else {
+                        let token = self.links.get(&name).copied();
+                        self.send(token, &request.to_frame());
+                    }
+                }
+                Effect::Answer(client, frame) => self.send(Some(client), &frame),
+            }
+        }
+    }
+}
+
+fn valid(name: &str) -> Option<ServiceName> {
+    ServiceName::new(name.as_ref()).ok()
+}

@@ -148,6 +148,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         is_gated: slot.phase == Phase::Launching && remains == Remains::Alive,
         under: given.under,
         told: Vec::new(),
+        others: None,
         was_signalled: false,
         published: None,
         _lock: lock,

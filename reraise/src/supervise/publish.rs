@@ -55,7 +55,9 @@ pub(super) fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<(
         // The record goes on naming what is left.
         State::Over(Outcome::Survived) => return Ok(()),
     };
-    if worker.published == Some(shown) {
+    // One that may be gone in a moment is not worth a record of its own.
+    let is_brief = shown.is_stopping && worker.others.is_some();
+    if is_brief || worker.published == Some(shown) {
         return Ok(());
     }
     let record = compose(worker, shown);

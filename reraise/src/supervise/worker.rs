@@ -26,6 +26,11 @@ use crate::supervise::plan::{self, Raising};
 use crate::supervise::publish;
 use crate::wanted::Wanted;
 
+/// How long the main process may take to end at the first signal before its tree is
+/// looked at: most end sooner, and nothing is left then. A look costs more than all
+/// else in a stop.
+const MOMENT: Duration = Duration::from_millis(2);
+
 /// Where pids mean something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Place {
@@ -57,6 +62,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) told: Vec<ProcessId>,
     /// A signal has asked us to end the service.
     pub(super) was_signalled: bool,
+    /// When the others that the present signal is for are looked for, and told.
+    pub(super) others: Option<(Duration, Signal, Scope)>,
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
     pub(super) _lock: LockFile,
@@ -75,7 +82,9 @@ impl<B: ProcessBackend> Worker<B> {
             }
             // Copied to where it lies together with what else stays.
             self.machine.config = self.machine.config.clone();
-            let due = self.machine.deadline().into_iter().chain(self.link.deadline()).min();
+            let others = self.others.map(|(at, ..)| at);
+            let due = [self.machine.deadline(), self.link.deadline(), others];
+            let due = due.into_iter().flatten().min();
             let event = self.backend.next_event(due)?;
             self.on_event(event)?;
         }
@@ -106,10 +115,11 @@ impl<B: ProcessBackend> Worker<B> {
                     return self.feed(Input::Deadline);
                 }
                 let exit = self.known(exit);
+                self.others = None;
                 let alone = self.is_alone()?;
                 self.feed(Input::Ended { exit, alone })?;
                 if !alone {
-                    self.signal_untold()?;
+                    self.signal_orphans()?;
                 }
             }
             Event::Ended(id, _) if self.link.awaits(id) => {
@@ -122,6 +132,10 @@ impl<B: ProcessBackend> Worker<B> {
             Event::Input => self.on_requests()?,
             Event::Deadline => {
                 self.link.look_again(&mut self.backend)?;
+                if let Some((_, signal, scope)) = self.others.take_if(|o| o.0 <= self.backend.now())
+                {
+                    self.signal_untold(signal, scope)?;
+                }
                 self.feed(Input::Deadline)?;
             }
         }
@@ -316,7 +330,7 @@ impl<B: ProcessBackend> Worker<B> {
         match signal {
             Signal::SIGKILL => self.signal(signal, whom),
             _ if self.machine.is_alive() => Ok(()),
-            _ => self.signal_untold(),
+            _ => self.signal_orphans(),
         }
     }
 
@@ -342,34 +356,26 @@ impl<B: ProcessBackend> Worker<B> {
             Whom::Tree => Some(self.scope()),
         };
         self.told = Vec::new();
+        self.others = None;
         let Some(main) = self.tree.as_ref().map(|t| t.main) else { return Ok(()) };
         let is_ours = self.tree.as_ref().is_some_and(|t| t.is_ours) && self.backend.keeps_orphans();
         // The main process is known without a look, and first to know; unless
         // its end would hide from the look what it leaves.
-        let is_told = self.machine.is_alive() && (is_ours || scope.is_none());
-        if is_told {
+        if self.machine.is_alive() && (is_ours || scope.is_none()) {
             self.signal_one(main, signal, is_ours)?;
+            if let Some(scope) = scope.filter(|_| signal != Signal::SIGKILL) {
+                self.others = Some((self.backend.now() + MOMENT, signal, scope));
+                return Ok(());
+            }
         }
-        let (Some(scope), Some(tree)) = (scope, &mut self.tree) else { return Ok(()) };
-        tree.scope = scope;
-        if !tree.is_ours {
-            tree.strays = launch::strays(&self.files, tree.run);
+        match scope {
+            Some(scope) => self.signal_untold(signal, scope),
+            None => Ok(()),
         }
-        let members = self.backend.members(tree)?;
-        for member in members.into_iter().filter(|&m| m != main || !is_told) {
-            self.signal_one(member, signal, is_ours)?;
-        }
-        Ok(())
     }
 
-    /// The children of a process that is just ending are on their way to us, and
-    /// a look may miss them: they are told when it has ended.
-    fn signal_untold(&mut self) -> io::Result<()> {
-        let signal = match self.machine.state() {
-            State::Stopping { climb, .. } | State::Clearing { climb, .. } => climb.rung().0,
-            _ => return Ok(()),
-        };
-        let scope = self.scope();
+    /// Signals the members of the tree that have not been told.
+    fn signal_untold(&mut self, signal: Signal, scope: Scope) -> io::Result<()> {
         let is_ours = self.tree.as_ref().is_some_and(|t| t.is_ours) && self.backend.keeps_orphans();
         let Some(tree) = &mut self.tree else { return Ok(()) };
         tree.scope = scope;
@@ -382,6 +388,18 @@ impl<B: ProcessBackend> Worker<B> {
             }
         }
         Ok(())
+    }
+
+    /// The children of a process that is just ending are on their way to us, and
+    /// a look may miss them: they are told when it has ended.
+    fn signal_orphans(&mut self) -> io::Result<()> {
+        match self.machine.state() {
+            State::Stopping { climb, .. } | State::Clearing { climb, .. } => {
+                let signal = climb.rung().0;
+                self.signal_untold(signal, self.scope())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn signal_one(&mut self, member: ProcessId, signal: Signal, is_ours: bool) -> io::Result<()> {

@@ -143,6 +143,9 @@ pub fn first_stack() -> Option<(usize, usize)> {
     None
 }
 
+/// Nothing has to be looked up for a title here.
+pub fn prepare_title() {}
+
 /// See [`first_stack`].
 pub fn leave_first_stack(_first: (usize, usize)) {}
 

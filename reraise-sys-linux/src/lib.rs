@@ -23,7 +23,7 @@ mod queue;
 pub use identity::{born, disable_pidfd, exit_status, has_handles, send};
 pub use ours::{
     become_subreaper, close_from, code, discard, first_stack, fork_beside, fork_onto, guard,
-    leave_first_stack, map_memory, parent, peek_child, set_title, start_beside,
+    leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title, start_beside,
 };
 pub use proc::{Process, boot_id, carries, children, descendants, pid_space, processes};
 pub use queue::{Event, EventQueue};

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::sync::OnceLock;
 
 use nix::unistd::Pid;
 
@@ -269,7 +270,10 @@ pub fn set_title(title: &CStr) {
     let bytes: &'static [u8] = Box::leak(title.to_bytes_with_nul().into());
     let start = bytes.as_ptr() as u64;
     let length = bytes.len();
-    if let Ok(mut map) = current_map() {
+    prepare_title();
+    if let Some(mut map) = MAP.get().copied() {
+        // SAFETY: an address is asked of the kernel; 0 changes nothing.
+        map.brk = unsafe { libc::syscall(libc::SYS_brk, 0) } as u64;
         map.arg_start = start;
         map.arg_end = start + length as u64;
         // SAFETY: the kernel checks every address of the map against ours and
@@ -286,8 +290,21 @@ pub fn set_title(title: &CStr) {
     }
 }
 
+/// Looks up once what [`set_title`] needs, for us and all our forks: each that looked
+/// into its own /proc would take longer to begin, and to be reaped.
+pub fn prepare_title() {
+    if MAP.get().is_none()
+        && let Ok(map) = current_map()
+    {
+        let _ = MAP.set(map);
+    }
+}
+
+static MAP: OnceLock<MemoryMap> = OnceLock::new();
+
 /// `struct prctl_mm_map` from include/uapi/linux/prctl.h.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct MemoryMap {
     start_code: u64,
     end_code: u64,
@@ -300,7 +317,8 @@ struct MemoryMap {
     arg_end: u64,
     env_start: u64,
     env_end: u64,
-    auxv: *mut u64,
+    /// A pointer; null.
+    auxv: usize,
     auxv_size: u32,
     exe_fd: u32,
 }
@@ -314,21 +332,19 @@ fn current_map() -> io::Result<MemoryMap> {
         text[after..].split_ascii_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
     // Field 3 of proc_pid_stat(5) is the first after the name.
     let field = |number: usize| fields.get(number - 3).copied().ok_or_else(bad);
-    // SAFETY: an address is asked of the kernel; 0 changes nothing.
-    let brk = unsafe { libc::syscall(libc::SYS_brk, 0) } as u64;
     Ok(MemoryMap {
         start_code: field(26)?,
         end_code: field(27)?,
         start_data: field(45)?,
         end_data: field(46)?,
         start_brk: field(47)?,
-        brk,
+        brk: 0,
         start_stack: field(28)?,
         arg_start: field(48)?,
         arg_end: field(49)?,
         env_start: field(50)?,
         env_end: field(51)?,
-        auxv: std::ptr::null_mut(),
+        auxv: 0,
         auxv_size: 0,
         exe_fd: u32::MAX,
     })

@@ -52,7 +52,7 @@ pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
     carries, children, close_from, code, disable_pidfd, discard, first_stack, fork_beside,
     fork_onto, guard, has_handles, leave_first_stack, map_memory, parent, peek_child, pid_space,
-    processes, send, set_title, start_beside,
+    prepare_title, processes, send, set_title, start_beside,
 };
 
 /// What the system crates must export. One that drifts fails here, on its line.
@@ -86,6 +86,7 @@ mod contract {
     const _: fn(usize) = sys::guard;
     const _: fn() -> i32 = sys::parent;
     const _: fn() -> Result<Option<(i32, i32)>> = sys::peek_child;
+    const _: fn() = sys::prepare_title;
     const _: fn(&CStr) = sys::set_title;
     const _: fn(usize, bool) -> Result<*mut u8> = sys::map_memory;
     const _: fn(usize, usize) = sys::discard;

@@ -204,6 +204,7 @@ impl Keeper {
         let place = Place { boot: native::boot_id()?, space: native::pid_space()? };
         native::become_subreaper()?;
         native::note_ignored();
+        native::prepare_title();
         let signals =
             [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1];
         let mut queue = EventQueue::new(&signals)?;

@@ -149,6 +149,8 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         under: given.under,
         told: Vec::new(),
         others: None,
+        owes_stop: false,
+        has_adopted: remains != Remains::None,
         was_signalled: false,
         published: None,
         _lock: lock,

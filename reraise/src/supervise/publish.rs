@@ -26,6 +26,10 @@ pub(super) struct Shown {
 /// When one could not be written; the old one is still there.
 pub(super) fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<()> {
     let state = worker.machine.state().clone();
+    // A stop that may be over in a moment; it is asked for again if we are killed.
+    if worker.others.is_some() && matches!(state, State::Stopping { again: false, .. }) {
+        return Ok(());
+    }
     write_slot(worker, &state)?;
     let pid = worker.tree.as_ref().map(|t| t.main.pid);
     let shown = |phase| Shown { phase, pid, is_stopping: false, is_done: false };
@@ -40,7 +44,9 @@ pub(super) fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<(
         }
         State::Over(Outcome::Stopped | Outcome::NotRunning) => {
             worker.published = None;
-            worker.forget_strays();
+            if worker.has_adopted {
+                worker.forget_strays();
+            }
             return match fs::remove_file(&worker.files.record) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
                 _ => Ok(()),
@@ -55,9 +61,7 @@ pub(super) fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<(
         // The record goes on naming what is left.
         State::Over(Outcome::Survived) => return Ok(()),
     };
-    // One that may be gone in a moment is not worth a record of its own.
-    let is_brief = shown.is_stopping && worker.others.is_some();
-    if is_brief || worker.published == Some(shown) {
+    if worker.published == Some(shown) {
         return Ok(());
     }
     let record = compose(worker, shown);

@@ -64,6 +64,10 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) was_signalled: bool,
     /// When the others that the present signal is for are looked for, and told.
     pub(super) others: Option<(Duration, Signal, Scope)>,
+    /// A stop takes effect that was neither noted nor acknowledged yet.
+    pub(super) owes_stop: bool,
+    /// It has, or had, a run that an earlier worker launched.
+    pub(super) has_adopted: bool,
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
     pub(super) _lock: LockFile,
@@ -97,6 +101,7 @@ impl<B: ProcessBackend> Worker<B> {
     // Not part of the frame that waits.
     #[inline(never)]
     pub(super) fn on_event(&mut self, event: Event) -> io::Result<()> {
+        self.note_stop();
         match event {
             Event::Launched(id) if self.is_main(id) => self.feed(Input::Launched)?,
             Event::LaunchFailed(id, error) if self.is_main(id) => {
@@ -168,18 +173,25 @@ impl<B: ProcessBackend> Worker<B> {
                 // We are leaving; the keeper gives the rest to our successor.
                 break;
             }
+            // In the order in which they came.
+            self.note_stop();
             match request {
                 Some(Request::Start { client, context, once }) => {
                     self.on_start(&client, &context, once)?;
                 }
                 Some(Request::Resume { client }) => self.on_resume(&client)?,
                 Some(Request::Stop { now }) => {
-                    // The signal first, since it takes effect meanwhile. If we
+                    // The signal first, since it takes effect meanwhile; the
+                    // rest when the service has ended, or in a moment. If we
                     // are killed in between, the request was not acknowledged,
                     // and our successor gets it. A second request is not a
                     // second TERM: it only waits.
                     self.feed(if now { Input::StopNow } else { Input::Stop })?;
-                    self.want(Wanted::Down);
+                    self.owes_stop = true;
+                    if self.others.is_none() {
+                        self.note_stop();
+                    }
+                    continue;
                 }
                 Some(Request::Leave { now }) => {
                     self.feed(if now { Input::StopNow } else { Input::Stop })?;
@@ -190,6 +202,14 @@ impl<B: ProcessBackend> Worker<B> {
             self.link.acknowledge();
         }
         Ok(())
+    }
+
+    /// What was asked for is kept, and acknowledged.
+    fn note_stop(&mut self) {
+        if std::mem::take(&mut self.owes_stop) {
+            self.want(Wanted::Down);
+            self.link.acknowledge();
+        }
     }
 
     /// Brings it up if that is wanted.

@@ -101,7 +101,11 @@ impl<B: ProcessBackend> Worker<B> {
     // Not part of the frame that waits.
     #[inline(never)]
     pub(super) fn on_event(&mut self, event: Event) -> io::Result<()> {
-        self.note_stop();
+        if self.owes_stop {
+            // Of many that are stopped at once, all end before any is written down.
+            std::thread::yield_now();
+            self.note_stop();
+        }
         match event {
             Event::Launched(id) if self.is_main(id) => self.feed(Input::Launched)?,
             Event::LaunchFailed(id, error) if self.is_main(id) => {

@@ -1,13 +1,14 @@
 //! The connection to the keeper, which is started when there is none.
 
-use std::io::{self, Read};
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use reraise::backend::RUN_VARIABLE;
-use reraise::control::{self, Frame, Got, Reader};
+use reraise::control::{Frame, Got, Reader};
 use reraise::error::{ExitCode, Fault};
 use reraise::keeper;
 use reraise::name::ServiceName;
@@ -37,7 +38,13 @@ pub(crate) enum Heard {
 pub(crate) struct Client {
     stream: UnixStream,
     reader: Reader,
+    /// What is to be sent together.
+    outbox: RefCell<Vec<u8>>,
 }
+
+/// Requests are sent when there is so much of them, or an answer is waited for:
+/// each for itself would wake the keeper as often.
+const BATCH: usize = 512;
 
 /// A keeper that ends because it is idle may do so while we connect; how often
 /// in a row that is believed.
@@ -50,7 +57,10 @@ impl Client {
         let mut last = None;
         for _ in 0..TRIES {
             match link::connect(state) {
-                Ok(stream) => return Ok(Self { stream, reader: Reader::default() }),
+                Ok(stream) => {
+                    let outbox = RefCell::default();
+                    return Ok(Self { stream, reader: Reader::default(), outbox });
+                }
                 Err(e) => last = Some(e),
             }
             start_keeper(piddir)?;
@@ -59,13 +69,20 @@ impl Client {
         Err(Fault::system(state.display(), "no keeper answers there", &error))
     }
 
-    /// Sends a request. That the keeper is gone is heard later.
+    /// Sends a request, at the latest when an answer is waited for. That the keeper
+    /// is gone is heard later.
     pub(crate) fn send(&self, frame: &Frame) {
-        let _ = control::send(&self.stream, frame);
+        let mut outbox = self.outbox.borrow_mut();
+        frame.append_to(&mut outbox);
+        if outbox.len() >= BATCH {
+            let _ = (&self.stream).write_all(&outbox);
+            outbox.clear();
+        }
     }
 
     /// Waits for what the keeper says next.
     pub(crate) fn hear(&mut self, limit: Option<Duration>) -> io::Result<Heard> {
+        let _ = (&self.stream).write_all(&std::mem::take(&mut *self.outbox.borrow_mut()));
         // Zero would mean no limit.
         self.stream.set_read_timeout(limit.map(|l| l.max(Duration::from_millis(1))))?;
         let mut words = Vec::new();

@@ -188,13 +188,25 @@ pub fn boot_id() -> io::Result<u64> {
     u64::from_str_radix(&digits, 16).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
+/// The number of the pid namespace that the machine begins with
+/// (`PROC_PID_INIT_INO`, include/linux/proc_ns.h, Linux 3.8).
+const FIRST_SPACE: u64 = 0xeffffffc;
+
 /// A number for our pid namespace (pid_namespaces(7)): pids mean nothing
-/// outside of it.
+/// outside of it. The kernel's own number is given again when a namespace has
+/// ended, to the next run of the same container perhaps; its first process is
+/// another one then.
 ///
 /// # Errors
 /// When procfs is not there.
 pub fn pid_space() -> io::Result<u64> {
-    Ok(nix::sys::stat::stat("/proc/self/ns/pid")?.st_ino)
+    let number = nix::sys::stat::stat("/proc/self/ns/pid")?.st_ino;
+    if number == FIRST_SPACE {
+        return Ok(number);
+    }
+    // Where it is hidden (hidepid), the number alone must do.
+    let first = crate::identity::born(1).ok().flatten().unwrap_or_default();
+    Ok(number ^ first.rotate_left(32))
 }
 
 #[cfg(test)]

@@ -118,9 +118,12 @@ pub(crate) fn run(setting: &Setting, patterns: &[OsString], verb: Verb) -> Resul
     let mut line = Line::new(setting, verb);
     for (name, entry) in &found.services {
         match precheck(&line, name, entry.as_ref(), found.named.contains(name)) {
-            // Asked for at once: the keeper works while we look at the next.
             Ok(Some(one)) => {
-                line.ask(name)?;
+                // Asked for at once: the keeper works while we look at the next.
+                // But a keeper that we start here resumes all by itself.
+                if verb != Verb::Resume {
+                    line.ask(name)?;
+                }
                 pending.insert(name.clone(), one);
             }
             Ok(None) => {}

@@ -71,7 +71,7 @@ pub const KEYS: &[Key] = &[
         |config, text| one_of(YES_NO, text).map(|value| config.detach = value)),
     key("log", "yes", LOG, "keep what the service prints: in $RERAISE_LOGDIR, or at a path",
         |config, text| log(text).map(|value| config.log = value)),
-    key("essential", "no", "yes or no", "under `reraise up`: when it ends for good, all stop, and its exit code is passed on",
+    key("essential", "no", "yes or no", "its end is that of all, with its exit code (`reraise up`)",
         |config, text| one_of(YES_NO, text).map(|value| config.essential = value)),
     later("reload", "HUP", "the signal of `reraise reload`, or a command"),
     later("run_max_sec", "none", "end and raise a run after this time"),

@@ -10,6 +10,8 @@ mod bad_input;
 mod bad_places;
 mod bad_records;
 mod commands;
+#[cfg(target_os = "linux")]
+mod container;
 mod foreground;
 mod guarantees;
 mod lifecycle;

@@ -32,6 +32,11 @@ pub(crate) fn fault(fault: &Fault) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
+/// Much text on standard error, as it is.
+pub(crate) fn complain(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 /// Ends the output of this program.
 pub(crate) fn flush() {
     let _ = io::stdout().flush();

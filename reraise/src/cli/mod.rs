@@ -43,10 +43,6 @@ struct Arguments {
     #[arg(long, value_name = "DIR", env = "RERAISE_LOGDIR", hide_env_values = true, global = true)]
     logdir: Option<OsString>,
 
-    /// Another user's `reraise` has started us as the owner of services
-    #[arg(long, hide = true, global = true)]
-    as_owner: bool,
-
     #[command(subcommand)]
     command: Command,
 }
@@ -145,13 +141,14 @@ enum Command {
     Demo,
     /// Check the set-up, and say how to mend what is wrong
     Doctor,
-    /// A tiny web server, for the demonstration
-    #[command(hide = true)]
-    DemoServer {
-        /// The file that tells its port
-        port_file: OsString,
-    },
 }
+
+/// What only Reraise says to itself, as the first word: the rest is the command
+/// line of another user's `reraise`, which has started us as the owner of services.
+pub(crate) const AS_OWNER: &str = "--as-owner";
+/// Likewise: the web server of the demonstration, with the file that tells its
+/// port. clap knows neither of them, or its hints and errors would name them.
+pub(crate) const DEMO_SERVER: &str = "demo-server";
 
 /// Everything that a command needs to know.
 pub(crate) struct Setting {
@@ -176,9 +173,26 @@ pub(crate) fn main() -> u8 {
 }
 
 fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
-    let command = Arguments::command().after_help(usage::exit_codes());
-    let arguments = match command.try_get_matches().and_then(|m| Arguments::from_arg_matches(&m)) {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    if let [_, first, port_file] = &words[..]
+        && first == DEMO_SERVER
+    {
+        return demo::serve(port_file);
+    }
+    let as_owner = words.get(1).is_some_and(|first| first == AS_OWNER);
+    if as_owner {
+        words.remove(1);
+        *offset = elevate::RAN;
+    }
+    let mut command = Arguments::command().after_help(usage::exit_codes());
+    let matches = command.try_get_matches_from_mut(words);
+    let arguments = match matches.and_then(|m| Arguments::from_arg_matches(&m)) {
         Ok(arguments) => arguments,
+        // Whoever says nothing wants to know what there is to say.
+        Err(e) if usage::is_about_no_command(&e) => {
+            console::complain(&usage::first_words(&command));
+            return Ok(ExitCode::Usage);
+        }
         Err(e) => {
             // Help and version are no errors, and go to standard output.
             let _ = e.print();
@@ -186,10 +200,6 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         }
     };
     let given = Given { dir: arguments.dir, piddir: arguments.piddir, logdir: arguments.logdir };
-    let as_owner = arguments.as_owner;
-    if as_owner {
-        *offset = elevate::RAN;
-    }
     let me = nix::unistd::geteuid().as_raw();
     let setting = |given: Given| {
         let dirs = Dirs::resolve(&given, std::env::var_os("HOME"), me)?;
@@ -220,6 +230,5 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         }
         Command::Demo => demo::run(),
         Command::Doctor => doctor::run(&setting(given)?),
-        Command::DemoServer { port_file } => demo::serve(&port_file),
     }
 }

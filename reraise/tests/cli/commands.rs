@@ -259,3 +259,32 @@ fn help_and_version() {
         assert_ne!(done.err, "");
     }
 }
+
+#[test]
+fn who_says_nothing_is_told_what_there_is_to_say() {
+    let s = Sandbox::new();
+    // With and without the directories in the environment, which are options too.
+    let bare = s.run(s.command::<&str>(&[]).env_clear()).expect(2);
+    for done in [bare, s.reraise(&[]).expect(2), s.reraise(&["--dir", "d"]).expect(2)] {
+        assert_eq!(done.out, "");
+        assert!(done.err.starts_with("reraise: Keeps services alive without root."), "{done:?}");
+        for word in ["list", "status", "start", "stop", "restart", "clean", "doctor"] {
+            assert!(done.err.contains(&format!("\n  {word} ")), "{word} is not in {}", done.err);
+        }
+        assert!(done.err.contains("\n  reraise start web "), "{}", done.err);
+    }
+}
+
+#[test]
+fn what_is_not_for_users_is_never_named() {
+    let s = Sandbox::new();
+    for words in [&[][..], &["--help"], &["demo-serve"], &["demo-server"], &["--as-owne", "list"]] {
+        let done = s.reraise(words);
+        let said: String = [done.out, done.err].concat();
+        // But for the words that were said.
+        let said = said.replace(&format!("'{}'", words.first().unwrap_or(&"-")), "");
+        for hidden in ["demo-server", "as-owner"] {
+            assert!(!said.contains(hidden), "{words:?} {said}");
+        }
+    }
+}

@@ -102,7 +102,7 @@ impl Stage {
         self.port = Some(port);
 
         let command: [OsString; 3] =
-            [self.program.clone().into(), "demo-server".into(), fifo.into()];
+            [self.program.clone().into(), crate::cli::DEMO_SERVER.into(), fifo.into()];
         let web = skeleton::skeleton_for(&command, Path::new("/")).map_err(broken)?;
         // So young a service counts as started, and is raised when it falls.
         let head = b"#!/bin/sh\n";

@@ -1,11 +1,15 @@
 //! What the commands print and end with.
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
+use reraise::lock::LockFile;
 use serde_json::Value;
 
-use crate::support::{SLEEPER, Sandbox, wait_for, wait_gone};
+use crate::support::{SLEEPER, Sandbox, finish, spawn, wait_for, wait_gone};
 
 /// The word that a program prints.
 fn word_of(program: &str, argument: &str) -> String {
@@ -210,13 +214,85 @@ fn clean_removes_what_is_over_and_nothing_else() {
     s.reraise(&["start", "--wait", "broken"]).expect(1);
     fs::write(s.p.join("old"), "RUN - 4000000 4000001 1700000000\n").unwrap();
     assert_eq!(s.status("old"), "seems-not-running");
-    // A worker that is just leaving still has its service.
-    wait_for("the worker to leave", || s.find_worker("broken").is_none());
     let out = s.ok(&["clean"]);
     assert_eq!(out, "broken: clean\nold: clean\n");
     assert_eq!((s.status("web"), s.status("broken")), ("running".into(), "not-running".into()));
     s.reraise(&["status", "old"]).expect(4);
     assert_eq!(s.ok(&["clean"]), "");
+}
+
+#[test]
+fn clean_waits_for_a_worker_that_is_just_leaving() {
+    let s = Sandbox::new();
+    s.script("web", "exit 3");
+    for _ in 0..50 {
+        s.reraise(&["start", "--wait", "web"]).expect(1);
+        assert_eq!(s.ok(&["clean", "web"]), "web: clean\n");
+    }
+    // One that takes its time.
+    s.script("other", "exit 3");
+    for _ in 0..10 {
+        s.reraise(&["start", "--wait", "other", "web"]).expect(1);
+        wait_for("the keeper to end", || s.find_keeper().is_none());
+        let mut leaving = Holder::of(&s.state().join("s/web/lock"));
+        let mut command = s.command(&["clean", "other", "web"]);
+        let mut cleaning = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let mut out = BufReader::new(cleaning.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line, "other: clean\n");
+        // Now it is at the next, or about to be.
+        leaving.end();
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line, "other: clean\nweb: clean\n");
+        finish(cleaning, &command).expect(0);
+    }
+}
+
+#[test]
+fn clean_says_what_it_leaves() {
+    let s = Sandbox::new();
+    s.script("web", "exit 3");
+    s.reraise(&["start", "--wait", "web"]).expect(1);
+    wait_for("the keeper to end", || s.find_keeper().is_none());
+    let holder = Holder::of(&s.state().join("s/web/lock"));
+    let pid = holder.0.id();
+    let done = s.reraise(&["clean", "web"]).expect(1).prints("");
+    done.says(&format!("web: is supervised, whatever its record says (worker-pid={pid})\n    "));
+    assert_eq!(s.status("web"), "ERROR");
+}
+
+/// A process that has a lock, until its input ends.
+struct Holder(Child);
+
+impl Holder {
+    fn of(path: &Path) -> Self {
+        let mut command = Command::new("/bin/cat");
+        let path = path.to_owned();
+        let take = move || {
+            let lock = LockFile::open(&path)?;
+            assert!(lock.try_take(0)?);
+            // Past its exec: a lock ends with its descriptor.
+            // SAFETY: a flag of a descriptor that is open.
+            unsafe { libc::fcntl(lock.number(), libc::F_SETFD, 0) };
+            std::mem::forget(lock);
+            Ok(())
+        };
+        // SAFETY: the child is a copy of a process that does nothing else here.
+        unsafe { command.pre_exec(take) };
+        Self(spawn(command.stdin(Stdio::piped()).stdout(Stdio::null())))
+    }
+
+    fn end(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 #[test]

@@ -95,6 +95,11 @@ impl Order<'_> {
 
     fn dropped(&self) -> Result<Command, Fault> {
         let account = account(self.owner.uid).ok_or_else(|| self.nobody())?;
+        // Whatever else root's shell had open is not for that user, who may look
+        // into what runs as theirs. Here, since a child would close the pipe by
+        // which it tells that it could not be executed; and nothing that is open
+        // now is of use to us either.
+        native::close_from(3);
         let mut command = Command::new(&self.us);
         // As sudo does: a clean environment, with what a login would set.
         command.env_clear();

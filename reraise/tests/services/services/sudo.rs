@@ -4,7 +4,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use reraise::backend::native;
@@ -466,6 +466,7 @@ fn root_gives_up_its_privileges() {
     scene.ok(&["restart", "web"]);
     assert_eq!(fifo.line(), uid.to_string());
     scene.ok(&["stop", "web"]);
+    nothing_of_roots_is_handed_on(&scene);
 
     // Nobody's: there are no groups to take.
     let script = scene.s.script("none", support::SLEEPER);
@@ -473,6 +474,34 @@ fn root_gives_up_its_privileges() {
     let done = scene.reraise(&["start", "none"]).expect(6);
     let what = "reraise: none: belongs to user 3000000123, who has no account here\n";
     assert!(done.err.starts_with(what), "{done:#?}");
+}
+
+/// What root's shell had open besides the standard three.
+fn nothing_of_roots_is_handed_on(scene: &Scene) {
+    scene.script("slow", "config_start_sec=1000\nexec sleep 1000000");
+    let secret = scene.s.at("secret");
+    fs::write(&secret, "secret").unwrap();
+    let mut command = scene.s.program("/bin/sh");
+    command.args(["-c", "exec 9<\"$1\"; exec \"$2\" start --wait slow", "sh"]);
+    command.arg(&secret).arg(&scene.program).env("RERAISE_PIDDIR", &scene.theirs);
+    let waiting = support::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let pid = waiting.id().cast_signed();
+    // It runs as the other user by now, and waits.
+    scene.pids("slow");
+    let mut theirs = native::children(pid).unwrap();
+    theirs.retain(|&pid| owner_of(pid) == scene.other.uid);
+    assert_eq!(theirs.len(), 1, "{theirs:?}");
+    for pid in theirs {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let targets: Vec<_> = open.map(|e| fs::read_link(e.unwrap().path()).unwrap()).collect();
+        assert!(!targets.contains(&secret), "{targets:?}");
+    }
+    scene.ok(&["stop", "slow"]);
+    support::finish(waiting, &command).expect(1).says("stopped meanwhile");
+}
+
+fn owner_of(pid: i32) -> u32 {
+    fs::metadata(format!("/proc/{pid}")).unwrap().uid()
 }
 
 #[test]

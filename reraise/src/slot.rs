@@ -48,6 +48,8 @@ pub struct Slot {
     pub started: bool,
     /// Failed starts in a row.
     pub failures: u32,
+    /// Successful runs in a row that were over in a moment.
+    pub hasty: u8,
     /// The main process of the run.
     pub pid: i32,
     /// Its identity.
@@ -105,6 +107,7 @@ impl Slot {
         out[..8].copy_from_slice(&MAGIC);
         out[8] = self.phase as u8;
         out[9] = u8::from(self.started);
+        out[10] = self.hasty;
         out[12..16].copy_from_slice(&self.failures.to_le_bytes());
         out[16..20].copy_from_slice(&self.pid.to_le_bytes());
         out[20..24].copy_from_slice(&self.raised.to_le_bytes());
@@ -142,6 +145,7 @@ impl Slot {
             phase,
             started: bytes[9] != 0,
             failures: half(12),
+            hasty: bytes[10],
             pid: half(16).cast_signed(),
             raised: half(20),
             born: number(24),
@@ -259,6 +263,7 @@ mod tests {
             phase: Phase::Restarting,
             started: true,
             failures: 3,
+            hasty: 8,
             pid: -7,
             born: u64::MAX,
             run: 1,

@@ -204,8 +204,8 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
 impl<B: ProcessBackend> Worker<B> {
     fn begin(&mut self, task: &Task, beginning: Beginning, remains: Remains) -> io::Result<()> {
         let now = self.backend.now();
-        let Slot { started, failures, .. } = self.slot;
-        let history = History { started, failures, once: self.machine.history().once };
+        let Slot { started, failures, hasty, .. } = self.slot;
+        let history = History { started, failures, hasty, once: self.machine.history().once };
         let since = Duration::from_nanos(self.slot.since);
         let config = self.machine.config.clone();
         let seed = self.slot.run;

@@ -7,6 +7,10 @@
 //! told and not kept waiting by retries; later it may pass (a port still
 //! held, a database away), so some more starts follow, further and further
 //! apart. A run that ended because the user asked for it is not brought here.
+//!
+//! Where `start_sec` is so short that what ends at once counts as successful, it
+//! is raised for ever, but after the first few not more often than once a second:
+//! it must not take the machine for itself.
 
 use std::time::Duration;
 
@@ -20,6 +24,8 @@ pub struct History {
     pub started: bool,
     /// Failed starts in a row, up to now.
     pub failures: u32,
+    /// Successful runs in a row that were over in less than [`HASTE`].
+    pub hasty: u8,
     /// Whether it was asked for a single run, see
     /// [`Wanted::Once`](crate::wanted::Wanted::Once).
     pub once: bool,
@@ -32,6 +38,12 @@ impl History {
         Self { once: self.once, ..Self::default() }
     }
 }
+
+/// Runs do not begin more often than this for long.
+pub const HASTE: Duration = Duration::from_secs(1);
+/// Hasty runs in a row that are followed by another at once all the same: who
+/// kills a service three times by hand shall see it raised three times.
+pub const HASTY_MAX: u8 = 5;
 
 /// What comes after a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +61,8 @@ pub enum Verdict {
 
 /// Decides after a run that ended in `exit` and lasted so long, and says what
 /// is known from then on. `None`: its program could not even be executed, and
-/// that is a failed start also where `start_sec` is 0. Any number does for `jitter`: services that fail
-/// together shall not come back together.
+/// that is a failed start also where `start_sec` is 0. Any number does for
+/// `jitter`: services that fail together shall not come back together.
 #[must_use]
 pub fn decide(
     config: &Config,
@@ -59,24 +71,30 @@ pub fn decide(
     history: History,
     jitter: u64,
 ) -> (Verdict, History) {
-    let history = if lasted.into().is_some_and(|lasted| lasted >= config.start_sec) {
-        History { started: true, failures: 0, ..history }
-    } else {
-        History { failures: history.failures.saturating_add(1), ..history }
+    let lasted = lasted.into();
+    let history = match lasted.filter(|&lasted| lasted >= config.start_sec) {
+        Some(lasted) => {
+            let hasty = if lasted < HASTE { history.hasty.saturating_add(1) } else { 0 };
+            History { started: true, failures: 0, hasty, ..history }
+        }
+        None => History { failures: history.failures.saturating_add(1), ..history },
     };
     let is_ok = config.ok_exit.contains(&exit);
     let restart = if history.once { Restart::Never } else { config.restart };
     let verdict = match (restart, is_ok) {
         (Restart::Never | Restart::OnFailure, true) => Verdict::Done,
         (Restart::Never, false) => Verdict::GiveUp,
-        (Restart::OnFailure, false) | (Restart::Always, _) => again(config, history, jitter),
+        (Restart::OnFailure, false) | (Restart::Always, _) => {
+            again(config, history, lasted.unwrap_or_default(), jitter)
+        }
     };
     (verdict, history)
 }
 
-fn again(config: &Config, history: History, jitter: u64) -> Verdict {
+fn again(config: &Config, history: History, lasted: Duration, jitter: u64) -> Verdict {
     let is_too_often = config.max_retry.is_some_and(|max| history.failures > max);
     match history.failures {
+        0 if history.hasty > HASTY_MAX => Verdict::Again { delay: HASTE.saturating_sub(lasted) },
         0 => Verdict::Again { delay: Duration::ZERO },
         _ if !history.started || is_too_often => Verdict::GiveUp,
         failures => Verdict::Again { delay: delay(config, failures, jitter) },
@@ -111,11 +129,11 @@ mod tests {
     const OK: Exit = Exit::Code(0);
     const BAD: Exit = Exit::Code(1);
     const TERM: Exit = Exit::Signal { number: 15, core: false };
-    const FRESH: History = History { started: false, failures: 0, once: false };
-    const GOOD: History = History { started: true, failures: 0, once: false };
+    const FRESH: History = History { started: false, failures: 0, hasty: 0, once: false };
+    const GOOD: History = History { started: true, ..FRESH };
 
     fn failed(failures: u32) -> History {
-        History { started: true, failures, once: false }
+        History { failures, ..GOOD }
     }
 
     fn again(secs: u64) -> Verdict {
@@ -244,9 +262,34 @@ mod tests {
             assert_eq!(decide(&config, BAD, Duration::from_millis(millis), FRESH, 0).0, verdict);
         }
         let zero = Config { start_sec: Duration::ZERO, ..config };
-        assert_eq!(decide(&zero, BAD, Duration::ZERO, FRESH, 0), (again(0), GOOD));
+        let hasty = History { hasty: 1, ..GOOD };
+        assert_eq!(decide(&zero, BAD, Duration::ZERO, FRESH, 0), (again(0), hasty));
         assert_eq!(decide(&zero, BAD, None, FRESH, 0).0, Verdict::GiveUp);
         assert_eq!(decide(&zero, BAD, None, GOOD, 0), (again(0), failed(1)));
+    }
+
+    #[test]
+    fn what_ends_at_once_and_never_fails_is_raised_once_a_second() {
+        let ms = Duration::from_millis;
+        for (start_sec, lasted) in [("0", ms(0)), ("0", ms(300)), ("0.2", ms(999))] {
+            let config = config(&format!("config_start_sec={start_sec}"));
+            let mut history = FRESH;
+            let mut begins = vec![Duration::ZERO];
+            for _ in 0..1000 {
+                let (verdict, after) = decide(&config, OK, lasted, history, 7);
+                let Verdict::Again { delay } = verdict else { panic!("{verdict:?}") };
+                history = after;
+                begins.push(begins[begins.len() - 1] + lasted + delay);
+            }
+            // The first few follow at once, all others a second after the former.
+            let gaps: Vec<Duration> = begins.windows(2).map(|two| two[1] - two[0]).collect();
+            let (first, others) = gaps.split_at(usize::from(HASTY_MAX));
+            assert!(first.iter().all(|&gap| gap == lasted), "{first:?}");
+            assert!(others.iter().all(|&gap| gap == HASTE), "{others:?}");
+            // One that lasts is no part of the row, and begins another.
+            let (verdict, after) = decide(&config, OK, HASTE, history, 7);
+            assert_eq!((verdict, after), (again(0), GOOD));
+        }
     }
 
     #[test]

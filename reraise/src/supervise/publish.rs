@@ -120,6 +120,7 @@ fn write_slot<B: ProcessBackend>(worker: &mut Worker<B>, state: &State) -> io::R
     next.until = nanoseconds(until);
     next.started = history.started;
     next.failures = history.failures;
+    next.hasty = history.hasty;
     if phase == slot::Phase::Up {
         next.since = nanoseconds(worker.machine.since());
     }

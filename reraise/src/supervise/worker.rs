@@ -521,6 +521,7 @@ impl<B: ProcessBackend> Worker<B> {
             phase: Phase::Launching,
             started: history.started,
             failures: history.failures,
+            hasty: history.hasty,
             pid: main.pid,
             born: main.born,
             run,

@@ -9,7 +9,8 @@ use crate::backend::Step;
 
 pub(super) const NOW: Duration = Duration::from_secs(1000);
 pub(super) const S: Duration = Duration::from_secs(1);
-pub(super) const GOOD: History = History { started: true, failures: 0, once: false };
+pub(super) const GOOD: History =
+    History { started: true, failures: 0, hasty: 0, once: false };
 
 pub(super) const BUSY: LaunchError = LaunchError { step: Step::Fork, errno: libc::EAGAIN };
 pub(super) const MISSING: LaunchError = LaunchError { step: Step::Exec, errno: libc::ENOENT };
@@ -38,7 +39,7 @@ fn configs() -> Vec<Config> {
 }
 
 fn histories() -> [History; 4] {
-    let of = |started, failures| History { started, failures, once: false };
+    let of = |started, failures| History { started, failures, ..History::default() };
     [of(false, 0), of(true, 0), of(true, 2), of(false, 1)]
 }
 

@@ -7,6 +7,7 @@ use crate::backend::fake::Behaviour;
 use crate::backend::{Exit, LaunchError, Signal, Step};
 use crate::record::Phase;
 use crate::slot;
+use crate::supervise::begin::Task;
 use crate::supervise::machine::Outcome;
 use crate::wanted::Wanted;
 
@@ -91,6 +92,19 @@ fn failed_starts_are_tried_again_further_and_further_apart() {
     );
     let story = bench.story();
     assert!(story.contains(&"22 STOP 5".to_owned()), "{story:?}");
+}
+
+#[test]
+fn what_ends_at_once_and_never_fails_does_not_spin() {
+    let bench = Bench::new("config_start_sec=0", [lasts(0, 0)]);
+    assert_eq!(bench.run_until(bench.start(), 30), End::TimeUp);
+    // The next worker knows that it was in haste.
+    bench.fake.crash();
+    assert_eq!(bench.run_until(Task::Resume, 60), End::TimeUp);
+    let launches = bench.launches();
+    assert_eq!(launches[..6], [0.0; 6]);
+    let later: Vec<f64> = (1..=60).map(f64::from).collect();
+    assert_eq!(launches[6..], later);
 }
 
 #[test]

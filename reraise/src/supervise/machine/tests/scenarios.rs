@@ -190,7 +190,7 @@ fn stop_then_start_then_stop_again() {
 #[test]
 fn what_a_former_worker_left() {
     // Old enough: running, and its failures are forgiven.
-    let failed = History { started: false, failures: 2, once: false };
+    let failed = History { failures: 2, ..History::default() };
     let mut old = Machine::adopted(config(""), 7, NOW, failed);
     assert_eq!(old.step(Input::Deadline, NOW + 10 * S), []);
     assert_eq!((old.state(), old.history()), (&State::Running, GOOD));

@@ -77,6 +77,8 @@ pub struct More {
     pub is_stopping: bool,
     /// It came to its end (`config_restart`), and is not raised again.
     pub is_done: bool,
+    /// Its log could not be written, so that its output is lost.
+    pub is_mute: bool,
 }
 
 /// More than any record has.
@@ -117,6 +119,9 @@ impl Record {
             }
             if m.is_done {
                 line += " done=1";
+            }
+            if m.is_mute {
+                line += " mute=1";
             }
         }
         line.push('\n');
@@ -213,6 +218,7 @@ fn more<'a>(fields: impl Iterator<Item = &'a str>) -> Option<Option<More>> {
             "raised" => found.raised = value.parse().ok()?,
             "stopping" => found.is_stopping = value == "1",
             "done" => found.is_done = value == "1",
+            "mute" => found.is_mute = value == "1",
             _ => {}
         }
     }
@@ -233,6 +239,7 @@ mod tests {
             raised: 10,
             is_stopping: true,
             is_done: false,
+            is_mute: true,
         };
         Record {
             phase: Phase::Run,

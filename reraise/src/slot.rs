@@ -66,6 +66,8 @@ pub struct Slot {
     pub until: u64,
     /// How often the service was raised since it was started.
     pub raised: u32,
+    /// Nobody keeps the output of this run: its log could not be written.
+    pub is_mute: bool,
 }
 
 /// Length on disk.
@@ -115,6 +117,7 @@ impl Slot {
         for (i, number) in numbers.iter().enumerate() {
             out[24 + 8 * i..32 + 8 * i].copy_from_slice(&number.to_le_bytes());
         }
+        out[72] = u8::from(self.is_mute);
         let sum = checksum(&out[..SIZE - 8]);
         out[SIZE - 8..].copy_from_slice(&sum.to_le_bytes());
         out
@@ -154,6 +157,7 @@ impl Slot {
             space: number(48),
             since: number(56),
             until: number(64),
+            is_mute: bytes[72] != 0,
         }))
     }
 }
@@ -272,6 +276,7 @@ mod tests {
             since: 4,
             until: 5,
             raised: 6,
+            is_mute: true,
         }
     }
 

@@ -275,6 +275,10 @@ fn details(seen: &Seen, usage: Option<&long::Usage>) -> String {
     }
     if let Some(usage) = usage {
         parts.push(usage.to_string());
+        // The messages of its worker say why.
+        if record.more.is_some_and(|m| m.is_mute) {
+            parts.push("output is lost".to_owned());
+        }
     }
     if seen.is_unwatched {
         parts.push("unwatched".to_owned());
@@ -308,6 +312,7 @@ fn as_json(
         "since_epoch": record.map(|r| r.epoch),
         "raised": record.and_then(|r| r.more).map(|m| m.raised),
         "watched": record.map(|_| !seen.is_unwatched),
+        "output_lost": record.and_then(|r| r.more).map(|m| m.is_mute),
     });
     if let Some(usage) = usage {
         value["tree"] = usage.map_or(Value::Null, long::Usage::to_json);

@@ -154,7 +154,7 @@ fn line(news: &News) -> Option<String> {
         News::Held(pid) => format!("is supervised by another worker (pid={pid})"),
         News::Ended(exit) => format!("ended: {exit}"),
         News::Survivors(pids) => format!("these processes outlived all signals: {pids:?}"),
-        News::Fault(fault) => format!("{}; {}", fault.what, fault.advice),
+        News::Fault(fault) | News::Warning(fault) => format!("{}; {}", fault.what, fault.advice),
         News::Over(Outcome::Stopped) => "stopped".to_owned(),
         News::Over(Outcome::Failed(exit)) => format!("given up: {exit}"),
         News::Over(Outcome::Done(exit)) => format!("done: {exit}"),

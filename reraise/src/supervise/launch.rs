@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::backend::{Launch, ProcessId};
 use crate::config::{Config, LogTo, Problem};
 use crate::context::Context;
-use crate::error::{ExitCode, Fault};
+use crate::error::{ExitCode, Fault, reason};
 use crate::name::ServiceName;
 use crate::paths::{self, Files};
 use crate::service::Entry;
@@ -96,13 +96,13 @@ pub fn config_fault(name: &ServiceName, program: &Path, problem: &Problem) -> Fa
 /// The file that the output goes to, made if need be; `None` leaves it alone.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When it cannot be written: which, and why.
 pub fn output(
     config: &Config,
     context: &Context,
     name: &ServiceName,
     under: Under,
-) -> io::Result<Option<PathBuf>> {
+) -> Result<Option<PathBuf>, (PathBuf, io::Error)> {
     let directory = match &config.log {
         LogTo::No if under == Under::Keeper => return Ok(Some("/dev/null".into())),
         LogTo::No => return Ok(None),
@@ -117,23 +117,51 @@ pub fn output(
     if !matches!(config.log, LogTo::Path(_))
         && fs::symlink_metadata(&directory).is_ok_and(|about| !is_trusted(about.uid()))
     {
-        return Err(io::Error::from_raw_os_error(libc::EACCES));
+        return Err((file, io::Error::from_raw_os_error(libc::EACCES)));
     }
+    match make_log(&directory, &file) {
+        Ok(()) => Ok(Some(file)),
+        Err(e) => Err((file, e)),
+    }
+}
+
+fn no_file() -> io::Error {
+    io::Error::other("it is no ordinary file")
+}
+
+/// Makes a log, or sees that it can be written.
+fn make_log(directory: &Path, file: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640);
     // A FIFO that nobody reads must not hold us up.
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let opened = match options.open(&file) {
+    let opened = match options.open(file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-            options.open(&file)?
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            options.open(file)?
         }
+        // A FIFO that nobody reads, or a socket.
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => return Err(no_file()),
         other => other?,
     };
     if !opened.metadata()?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
+        return Err(no_file());
     }
-    Ok(Some(file))
+    Ok(())
+}
+
+/// What to say about a log that cannot be written. The service runs all the same.
+#[must_use]
+pub fn log_fault(name: &ServiceName, file: &Path, error: &io::Error) -> Fault {
+    let shown = file.display();
+    let what = format!("cannot write its log {shown}, its output is dropped: {}", reason(error));
+    let place = file.parent().unwrap_or(file).display();
+    let advice = match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => format!("free some space (df -h {place})"),
+        Some(libc::EROFS) => "set config_log, or name another --logdir".to_owned(),
+        _ => format!("see: ls -ld {place} {shown}"),
+    };
+    Fault::new(ExitCode::Ok, name, what, format!("{advice}; then: reraise restart {name}"))
 }
 
 /// What is executed, and in which surroundings.

@@ -26,6 +26,8 @@ pub enum News {
     Essential(Exit),
     /// It cannot be done.
     Fault(Fault),
+    /// It is done, but not all is as it should be.
+    Warning(Fault),
     /// The worker ends.
     Over(Outcome),
 }
@@ -35,6 +37,10 @@ impl News {
     #[must_use]
     pub fn to_frame(&self) -> Frame {
         let n = |number: i32| number.to_string();
+        let told = |word: &str, f: &Fault| {
+            let (object, what, advice) = (f.object.clone(), f.what.clone(), f.advice.clone());
+            vec![word.to_owned(), n(f.code as i32), object, what, advice]
+        };
         let fields: Vec<String> = match self {
             Self::Launched(pid) => vec!["launched".into(), n(*pid)],
             Self::Running(pid) => vec!["running".into(), n(*pid)],
@@ -43,13 +49,8 @@ impl News {
             Self::Survivors(pids) => {
                 ["survivors".into()].into_iter().chain(pids.iter().map(|&p| n(p))).collect()
             }
-            Self::Fault(f) => vec![
-                "fault".into(),
-                n(f.code as i32),
-                f.object.clone(),
-                f.what.clone(),
-                f.advice.clone(),
-            ],
+            Self::Fault(fault) => told("fault", fault),
+            Self::Warning(fault) => told("warning", fault),
             Self::Ended(exit) => fields_of("ended", *exit),
             Self::Essential(exit) => fields_of("essential", *exit),
             Self::Over(outcome) => {
@@ -67,18 +68,18 @@ impl News {
     pub fn from_frame(frame: &Frame) -> Option<Self> {
         let fields = frame.texts()?;
         let number = |at: usize| fields.get(at).and_then(|f| f.parse::<i32>().ok());
+        let fault = || {
+            let code = ExitCode::from_number(number(1)?);
+            Some(Fault::new(code, fields.get(2)?, fields.get(3)?, fields.get(4)?))
+        };
         Some(match *fields.first()? {
             "launched" => Self::Launched(number(1)?),
             "running" => Self::Running(number(1)?),
             "already" => Self::Already(number(1)?),
             "held" => Self::Held(number(1)?),
             "survivors" => Self::Survivors((1..fields.len()).filter_map(number).collect()),
-            "fault" => Self::Fault(Fault::new(
-                ExitCode::from_number(number(1)?),
-                fields.get(2)?,
-                fields.get(3)?,
-                fields.get(4)?,
-            )),
+            "fault" => Self::Fault(fault()?),
+            "warning" => Self::Warning(fault()?),
             "ended" => Self::Ended(exit(number(1), number(2))?),
             "essential" => Self::Essential(exit(number(1), number(2))?),
             "over" => Self::Over(outcome(fields.get(1)?, number(2), number(3))?),
@@ -152,7 +153,8 @@ mod tests {
             News::Held(0),
             News::Survivors(vec![4, 5]),
             News::Survivors(vec![]),
-            News::Fault(fault),
+            News::Fault(fault.clone()),
+            News::Warning(fault),
             News::Over(Outcome::Stopped),
             News::Over(Outcome::Survived),
             News::Over(Outcome::NotRunning),

@@ -86,6 +86,7 @@ fn compose<B: ProcessBackend>(worker: &Worker<B>, shown: Shown) -> Record {
         raised: worker.slot.raised,
         is_stopping: shown.is_stopping,
         is_done: shown.is_done,
+        is_mute: worker.slot.is_mute && shown.pid.is_some(),
     };
     Record {
         phase: shown.phase,

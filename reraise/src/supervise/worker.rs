@@ -504,10 +504,13 @@ impl<B: ProcessBackend> Worker<B> {
         };
         let run = run_number(self.me, self.backend.now());
         let output = launch::output(&self.machine.config, context, &self.name, self.under);
+        let is_mute = output.is_err();
         let output = match output {
             Ok(output) => output,
-            Err(e) => {
-                self.say(&format!("cannot write its log, its output is dropped: {e}"));
+            Err((file, e)) => {
+                let fault = launch::log_fault(&self.name, &file, &e);
+                self.say(&fault.what);
+                self.link.tell(&News::Warning(fault));
                 Some("/dev/null".into())
             }
         };
@@ -530,6 +533,7 @@ impl<B: ProcessBackend> Worker<B> {
             since: nanoseconds(self.backend.now()),
             until: 0,
             raised: self.slot.raised + u32::from(self.slot.run != 0),
+            is_mute,
         };
         // A run that nobody could find again must not begin.
         let noted = self.slot_file.write(&self.slot).and_then(|()| self.backend.release(main));

@@ -84,7 +84,9 @@ fn unwritable_directories() {
     refused(&s, 8, "cannot be made: permission denied\n    see its owner and mode with: ls -ld");
     mode(&s.p, 0o755);
     // Without a log a service runs all the same, and that is said.
-    s.up("web");
+    let done = s.reraise(&["start", "web"]).expect(0).prints("web: start\n");
+    done.says("its output is dropped: permission denied\n    see: ls -ld ");
+    s.wait_phase("web", Phase::Run);
     assert!(s.messages().contains("cannot write its log"), "{}", s.messages());
     // A record that cannot be written stops nobody from supervising.
     mode(&s.p, 0o555);
@@ -92,7 +94,7 @@ fn unwritable_directories() {
     signal(pid, Signal::SIGKILL);
     wait_for("the worker to say so", || s.messages().contains("cannot write its record"));
     mode(&s.p, 0o755);
-    s.ok(&["restart", "web"]);
+    s.reraise(&["restart", "web"]).expect(0).says("its output is dropped");
     assert_ne!(s.pid("web"), pid);
     s.ok(&["stop", "web"]);
     mode(&s.d, 0o000);
@@ -190,9 +192,61 @@ fn a_link_that_a_stranger_planted_in_a_sticky_directory() {
     fs::create_dir(s.l.join("web")).unwrap();
     symlink(s.at("precious"), s.l.join("web/current")).unwrap();
     s.script("web", "config_start_sec=0\necho overwritten\nexec sleep 1000000");
-    s.up("web");
+    s.reraise(&["start", "web"]).expect(0).says("its output is dropped: too many symbolic links");
     assert_eq!(fs::read_to_string(s.at("precious")).unwrap(), "precious\n");
-    wait_for("everything of it to be said", || s.messages().contains("cannot write its log"));
+}
+
+#[test]
+fn a_log_that_cannot_be_written_is_said_and_the_service_runs() {
+    let s = Sandbox::new();
+    let body = "config_start_sec=0.2\necho to-log\nexec sleep 1000000";
+    let current = s.l.join("web/current");
+    fs::create_dir(s.l.join("web")).unwrap();
+    let mut reader = None;
+    for (kind, why) in [
+        ("directory", "is a directory"),
+        ("fifo", "it is no ordinary file"),
+        ("fifo that is read", "it is no ordinary file"),
+    ] {
+        s.script("web", body);
+        if kind == "directory" {
+            fs::create_dir(&current).unwrap();
+        } else {
+            // Where nobody reads it, opening it must not hold anybody up.
+            nix::unistd::mkfifo(&current, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        if kind == "fifo that is read" {
+            let mut options = fs::OpenOptions::new();
+            reader = Some(options.read(true).write(true).open(&current).unwrap());
+        }
+        let shown = current.display();
+        let what = format!("reraise: web: cannot write its log {shown}, its output is dropped: ");
+        let done = s.reraise(&["start", "--wait", "web"]).expect(0).prints("web: start\n");
+        let done = done.says(&format!("{what}{why}\n    see: ls -ld "));
+        assert!(done.err.ends_with("; then: reraise restart web\n"), "{done:?}");
+        let is_lost = || s.ok(&["status", "--long", "web"]).contains(", output is lost");
+        assert!(is_lost());
+        // Another worker knows it as well.
+        let worker = s.worker("web");
+        signal(worker, Signal::SIGKILL);
+        wait_for("another worker", || {
+            s.record("web").is_some_and(|r| r.worker.is_some_and(|w| w != worker))
+        });
+        assert!(is_lost());
+        assert!(!s.ok(&["status", "web"]).contains("output"), "the short one says no more");
+        // Mended.
+        if kind == "directory" {
+            fs::remove_dir(&current).unwrap();
+        } else {
+            fs::remove_file(&current).unwrap();
+        }
+        s.ok(&["restart", "web"]);
+        wait_for("its output", || s.log("web") == "to-log\n");
+        assert!(!is_lost());
+        s.ok(&["stop", "web"]);
+        fs::remove_file(&current).unwrap();
+    }
+    drop(reader);
 }
 
 /// A directory below the sandbox whose path has so many bytes.
@@ -253,7 +307,7 @@ impl Small {
         }
         fs::create_dir_all(&path).unwrap();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=64k,mode=755", "none"]).arg(&path);
+        mount.args(["-t", "tmpfs", "-o", "size=64k,nr_inodes=256,mode=755", "none"]).arg(&path);
         if !mount.output().is_ok_and(|o| o.status.success()) {
             skipped("a tmpfs cannot be mounted here");
             return None;
@@ -272,6 +326,12 @@ impl Small {
             }
         }
         path
+    }
+
+    /// No file can be made any more.
+    fn use_up(&self) {
+        let all = (0..).map(|n| fs::File::create(self.0.join(format!(".{n}"))));
+        assert!(all.take_while(Result::is_ok).count() > 100);
     }
 }
 
@@ -344,6 +404,15 @@ fn a_full_disk_below_the_log_ends_no_service() {
     );
     small.fill();
     s.up("web");
+    let pid = fifo.number();
+    signal(pid, Signal::SIGKILL);
+    assert_ne!(fifo.number(), pid);
+    s.ok(&["stop", "web"]);
+    // Where not even its directory can be made, that is said.
+    fs::remove_dir_all(s.l.join("web")).unwrap();
+    small.use_up();
+    let done = s.reraise(&["start", "web"]).expect(0).prints("web: start\n");
+    done.says("no space left on device\n    free some space (df -h ");
     let pid = fifo.number();
     signal(pid, Signal::SIGKILL);
     assert_ne!(fifo.number(), pid);

@@ -32,6 +32,8 @@ pub(super) struct Pending {
 /// What hearing something made of it.
 pub(super) enum Settled {
     NotYet,
+    /// Not yet, but this is to be said.
+    Warned(Fault),
     /// Done; to be printed.
     Line(String),
     /// Not done; perhaps with a line on standard output as well.
@@ -74,6 +76,9 @@ impl Pending {
         match (news, verb) {
             (News::Fault(fault), _) => {
                 Settled::Fault(None, Fault { object: name.to_string(), ..fault.clone() })
+            }
+            (News::Warning(fault), _) => {
+                Settled::Warned(Fault { object: name.to_string(), ..fault.clone() })
             }
             (News::Held(pid), _) => Settled::Foreign(*pid),
             (News::Survivors(pids), _) => {

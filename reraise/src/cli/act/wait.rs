@@ -102,6 +102,10 @@ fn settle(
         let entry = Entry::find(&setting.dirs.dir, name).ok().flatten();
         let settled = match one.hear(name, entry.as_ref(), verb, word) {
             Settled::NotYet => continue,
+            Settled::Warned(fault) => {
+                console::fault(&fault);
+                continue;
+            }
             Settled::Foreign(pid) => foreign::held(setting, name, pid, verb),
             other => other,
         };
@@ -113,7 +117,7 @@ fn settle(
                 console::fault(&fault);
                 codes.push(fault.code);
             }
-            Settled::NotYet | Settled::Foreign(_) => {}
+            Settled::NotYet | Settled::Warned(_) | Settled::Foreign(_) => {}
         }
     }
 }

@@ -336,6 +336,7 @@ fn told(frame: &Frame) -> String {
         News::Running(_) => "running".to_owned(),
         News::Already(_) => "already".to_owned(),
         News::Fault(fault) => format!("fault: {}", fault.what),
+        News::Warning(fault) => format!("warning: {}", fault.what),
         News::Survivors(pids) => format!("{} survivors", pids.len()),
         News::Held(_) => "held".to_owned(),
         News::Ended(exit) => format!("ended: {exit}"),

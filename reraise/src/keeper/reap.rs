@@ -2,12 +2,12 @@
 
 use super::registry::End;
 use super::{Keeper, now, scan};
-use crate::backend::{Exit, native};
+use crate::backend::{Exit, ProcessId, native};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::Files;
 use crate::slot;
-use crate::supervise::launch;
+use crate::supervise::strays;
 
 impl Keeper {
     /// Looks at all children that have ended. Before an adopted run is reaped,
@@ -91,7 +91,9 @@ impl Keeper {
             self.strays.insert(stray.pid, stray.born);
             if let Some((name, run)) = owner {
                 let files = Files::of(&self.command.piddir, self.me, &name);
-                if let Err(e) = launch::note_stray(&files, run, stray) {
+                let is_alive =
+                    |one: &ProcessId| native::born(one.pid).ok().flatten() == Some(one.born);
+                if let Err(e) = strays::note(&files, run, stray, is_alive) {
                     let what = format!("cannot note pid {} as its own: {e}", stray.pid);
                     messages::say(name.as_str(), &what);
                 }

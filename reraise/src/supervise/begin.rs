@@ -20,6 +20,7 @@ use crate::supervise::news::News;
 pub use crate::supervise::plan::Task;
 use crate::supervise::plan::{Beginning, Remains, plan};
 use crate::supervise::policy::{self, History};
+use crate::supervise::strays;
 use crate::supervise::worker::{Place, Worker};
 use crate::wanted::Wanted;
 
@@ -211,7 +212,7 @@ impl<B: ProcessBackend> Worker<B> {
         let seed = self.slot.run;
         if remains != Remains::None {
             let (main, run) = (self.slot.process(), self.slot.run);
-            let strays = launch::strays(&self.files, run);
+            let strays = strays::read(&self.files, run);
             let scope = Scope::Tree;
             self.tree = Some(Tree { main, run, is_ours: false, strays, scope });
         }

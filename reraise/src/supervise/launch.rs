@@ -7,12 +7,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::backend::{Launch, ProcessId};
+use crate::backend::Launch;
 use crate::config::{Config, LogTo, Problem};
 use crate::context::Context;
 use crate::error::{ExitCode, Fault, reason};
 use crate::name::ServiceName;
-use crate::paths::{self, Files};
+use crate::paths;
 use crate::service::Entry;
 
 /// Whom a worker works for.
@@ -178,31 +178,4 @@ pub fn prepare(entry: &Entry, context: &Context, run: u64, output: Option<PathBu
         limits: context.limits.clone(),
         output,
     }
-}
-
-/// The orphans that the keeper knows to belong to this run. Those of another
-/// may be strangers by now: what tells processes apart does so for one boot.
-#[must_use]
-pub fn strays(files: &Files, run: u64) -> Vec<ProcessId> {
-    let text = fs::read_to_string(files.file("strays")).unwrap_or_default();
-    let line = |line: &str| {
-        let mut fields = line.split(' ');
-        let pid = fields.next()?.parse().ok()?;
-        let born = fields.next()?.parse().ok()?;
-        let its: u64 = fields.next()?.parse().ok()?;
-        (its == run).then_some(ProcessId { pid, born })
-    };
-    text.lines().filter_map(line).collect()
-}
-
-/// Notes an orphan of a run.
-///
-/// # Errors
-/// As `open(2)` and `write(2)`.
-pub fn note_stray(files: &Files, run: u64, stray: ProcessId) -> io::Result<()> {
-    use std::io::Write;
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let line = format!("{} {} {run}\n", stray.pid, stray.born);
-    options.open(files.file("strays"))?.write_all(line.as_bytes())
 }

@@ -13,6 +13,7 @@ pub mod news;
 pub mod plan;
 pub mod policy;
 mod publish;
+pub mod strays;
 pub mod worker;
 
 #[cfg(test)]

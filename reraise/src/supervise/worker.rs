@@ -24,6 +24,7 @@ use crate::supervise::machine::{Action, Input, Machine, Outcome, State};
 use crate::supervise::news::News;
 use crate::supervise::plan::{self, Raising};
 use crate::supervise::publish;
+use crate::supervise::strays;
 use crate::wanted::Wanted;
 
 /// How long the main process may take to end at the first signal before its tree is
@@ -368,7 +369,7 @@ impl<B: ProcessBackend> Worker<B> {
         let Some(tree) = &mut self.tree else { return Ok(true) };
         tree.scope = scope;
         if !tree.is_ours {
-            tree.strays = launch::strays(&self.files, tree.run);
+            tree.strays = strays::read(&self.files, tree.run);
         }
         Ok(self.backend.members(tree)?.is_empty())
     }
@@ -404,7 +405,7 @@ impl<B: ProcessBackend> Worker<B> {
         let Some(tree) = &mut self.tree else { return Ok(()) };
         tree.scope = scope;
         if !tree.is_ours {
-            tree.strays = launch::strays(&self.files, tree.run);
+            tree.strays = strays::read(&self.files, tree.run);
         }
         for member in self.backend.members(tree)? {
             if !self.told.contains(&member) {

@@ -9,8 +9,7 @@ use crate::backend::Step;
 
 pub(super) const NOW: Duration = Duration::from_secs(1000);
 pub(super) const S: Duration = Duration::from_secs(1);
-pub(super) const GOOD: History =
-    History { started: true, failures: 0, hasty: 0, once: false };
+pub(super) const GOOD: History = History { started: true, failures: 0, hasty: 0, once: false };
 
 pub(super) const BUSY: LaunchError = LaunchError { step: Step::Fork, errno: libc::EAGAIN };
 pub(super) const MISSING: LaunchError = LaunchError { step: Step::Exec, errno: libc::ENOENT };

@@ -8,9 +8,9 @@ use crate::backend::{Exit, Signal};
 use crate::record;
 use crate::slot::{self, Phase};
 use crate::supervise::begin::Task;
-use crate::supervise::launch;
 use crate::supervise::link::Request;
 use crate::supervise::machine::Outcome;
+use crate::supervise::strays;
 use crate::supervise::worker::Place;
 use crate::wanted::Wanted;
 
@@ -224,8 +224,8 @@ fn strays_are_ended_with_the_run_that_they_belong_to() {
     // An orphan that nothing but the keeper's note ties to the run.
     let stray = bench.fake.foreign(99, Behaviour::waits());
     let stranger = bench.fake.foreign(98, Behaviour::waits());
-    launch::note_stray(&bench.files, bench.slot().run, stray).unwrap();
-    launch::note_stray(&bench.files, bench.slot().run ^ 1, stranger).unwrap();
+    strays::note(&bench.files, bench.slot().run, stray, |_| true).unwrap();
+    strays::note(&bench.files, bench.slot().run ^ 1, stranger, |_| true).unwrap();
     bench.ask(20, [STOP]);
     bench.fake.crash();
     bench.ask(20, [STOP]);

@@ -62,10 +62,15 @@ pub struct Slot {
     pub space: u64,
     /// When the program began, nanoseconds of the monotonic clock.
     pub since: u64,
-    /// The end of a delay, nanoseconds of the monotonic clock.
+    /// The end of a delay, or of the present step of a stop; nanoseconds of the
+    /// monotonic clock.
     pub until: u64,
+    /// How many steps of the stop are behind it.
+    pub rung: u8,
     /// How often the service was raised since it was started.
     pub raised: u32,
+    /// The run is there only to be ended before the first one of a new start.
+    pub is_remnant: bool,
     /// Nobody keeps the output of this run: its log could not be written.
     pub is_mute: bool,
 }
@@ -110,6 +115,7 @@ impl Slot {
         out[8] = self.phase as u8;
         out[9] = u8::from(self.started);
         out[10] = self.hasty;
+        out[11] = self.rung;
         out[12..16].copy_from_slice(&self.failures.to_le_bytes());
         out[16..20].copy_from_slice(&self.pid.to_le_bytes());
         out[20..24].copy_from_slice(&self.raised.to_le_bytes());
@@ -118,6 +124,7 @@ impl Slot {
             out[24 + 8 * i..32 + 8 * i].copy_from_slice(&number.to_le_bytes());
         }
         out[72] = u8::from(self.is_mute);
+        out[73] = u8::from(self.is_remnant);
         let sum = checksum(&out[..SIZE - 8]);
         out[SIZE - 8..].copy_from_slice(&sum.to_le_bytes());
         out
@@ -149,6 +156,7 @@ impl Slot {
             started: bytes[9] != 0,
             failures: half(12),
             hasty: bytes[10],
+            rung: bytes[11],
             pid: half(16).cast_signed(),
             raised: half(20),
             born: number(24),
@@ -158,6 +166,7 @@ impl Slot {
             since: number(56),
             until: number(64),
             is_mute: bytes[72] != 0,
+            is_remnant: bytes[73] != 0,
         }))
     }
 }
@@ -268,6 +277,7 @@ mod tests {
             started: true,
             failures: 3,
             hasty: 8,
+            rung: 9,
             pid: -7,
             born: u64::MAX,
             run: 1,
@@ -277,6 +287,7 @@ mod tests {
             until: 5,
             raised: 6,
             is_mute: true,
+            is_remnant: true,
         }
     }
 

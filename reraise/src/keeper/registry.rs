@@ -166,7 +166,12 @@ impl Registry {
     pub fn news(&mut self, name: &ServiceName, frame: &Frame) -> Vec<Effect> {
         let Some(service) = self.services.get_mut(name) else { return Vec::new() };
         let Some((verb, rest)) = frame.split() else { return Vec::new() };
-        service.in_hand = None;
+        let is_leave = service.in_hand.as_ref().is_some_and(is_leave);
+        let is_fault = || matches!(News::from_frame(&rest), Some(News::Fault(_)));
+        // Whoever asked is told of a fault, and asks again; for a leave nobody does.
+        if !is_leave || verb != "all" || !is_fault() {
+            service.in_hand = None;
+        }
         match verb {
             "ack" if !service.pending.is_empty() => {
                 let (client, _) = service.pending.remove(0);
@@ -201,21 +206,24 @@ impl Registry {
         if let Some(taken) = service.in_hand.take().filter(|_| end != End::Done) {
             service.pending.insert(0, taken);
         }
-        // Requests that came too late for it are its successor's.
-        if !service.pending.is_empty() && end != End::Failed {
-            return self.fill(name);
+        let is_only_leaving = service.pending.iter().all(is_leave);
+        if end == End::Done && is_only_leaving {
+            self.services.remove(name);
+            return Vec::new();
         }
         match end {
-            End::Done => {
-                self.services.remove(name);
-                Vec::new()
-            }
-            End::Killed => self.fill(name),
+            // Requests that came too late for it are its successor's.
+            End::Done | End::Killed => self.fill(name),
             End::Failed => {
                 service.failures += 1;
                 let rest = rest(service.failures);
                 if rest.is_zero() {
                     return self.fill(name);
+                }
+                // It cannot be ended in order, and we are to end.
+                if is_only_leaving && !service.pending.is_empty() {
+                    self.services.remove(name);
+                    return Vec::new();
                 }
                 service.seat = Seat::Resting(now + rest);
                 Vec::new()
@@ -282,6 +290,10 @@ impl Registry {
     }
 }
 
+fn is_leave(asked: &(Client, Request)) -> bool {
+    matches!(asked.1, Request::Leave { .. })
+}
+
 /// 0, 1, 2, 4 … seconds: a bug of ours must not become a storm.
 fn rest(failures: u32) -> Duration {
     match failures {
@@ -300,6 +312,7 @@ mod walk;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{ExitCode, Fault};
     use crate::supervise::machine::Outcome;
 
     fn name(text: &str) -> ServiceName {
@@ -406,6 +419,60 @@ mod tests {
         // It lasts: forgiven.
         let _ = registry.news(&web, &News::Running(7).to_frame().after("all"));
         assert_eq!(forks(&registry.gone(&web, End::Failed, NOW)), 1);
+    }
+
+    #[test]
+    fn all_leave_wherever_they_are() {
+        let mut registry = Registry::default();
+        let leave = |of: &str| Effect::Pass(name(of), Request::Leave { now: false });
+        // One has a worker, one is just leaving, one too and is wanted again, and
+        // the workers of one have failed.
+        for (client, of) in [(1, "runs"), (2, "goes"), (3, "comes"), (4, "fails")] {
+            let _ = registry.request(client, name(of), start(client));
+        }
+        let launched = News::Launched(7).to_frame().after("all");
+        let _ = registry.news(&name("runs"), &launched);
+        let _ = registry.news(&name("goes"), &over());
+        let _ = registry.news(&name("comes"), &over());
+        let _ = registry.request(5, name("comes"), start(5));
+        let _ = registry.news(&name("fails"), &launched);
+        let _ = registry.gone(&name("fails"), End::Failed, NOW);
+        let _ = registry.gone(&name("fails"), End::Failed, NOW);
+        assert!(registry.deadline().is_some());
+        let effects = registry.leave_all(false);
+        assert_eq!(forks(&effects), 1, "{effects:?}");
+        assert!(effects.contains(&leave("runs")), "{effects:?}");
+        assert!(
+            effects.contains(&Effect::Fork(name("fails"), Task::Leave { now: false })),
+            "{effects:?}"
+        );
+        assert_eq!(
+            (registry.deadline(), registry.gone(&name("goes"), End::Done, NOW)),
+            (None, vec![])
+        );
+        // The order of what was asked for is kept.
+        let effects = registry.gone(&name("comes"), End::Done, NOW);
+        assert!(matches!(effects[1], Effect::Fork(_, Task::Start { .. })), "{effects:?}");
+        assert_eq!(effects[2..], [leave("comes")]);
+        // Killed before it has heard of it: its successor does.
+        let effects = registry.gone(&name("runs"), End::Killed, NOW);
+        assert!(
+            effects.contains(&Effect::Fork(name("runs"), Task::Leave { now: false })),
+            "{effects:?}"
+        );
+        // Whose request is acknowledged is not mixed up.
+        let _ = registry.request(6, name("runs"), Request::Restart);
+        let acknowledged = registry.news(&name("runs"), &Frame::new(["ack"]));
+        assert!(matches!(acknowledged[..], [Effect::Answer(6, _)]), "{acknowledged:?}");
+        for of in ["runs", "comes"] {
+            let _ = registry.news(&name(of), &over());
+            assert_eq!(registry.gone(&name(of), End::Done, NOW), []);
+        }
+        // Who cannot be ended in order is left after another try.
+        let fault = Fault::new(ExitCode::System, "fails", "cannot be supervised", "");
+        let _ = registry.news(&name("fails"), &News::Fault(fault).to_frame().after("all"));
+        assert_eq!(registry.gone(&name("fails"), End::Failed, NOW), []);
+        assert!(registry.is_empty(), "{registry:?}");
     }
 
     #[test]

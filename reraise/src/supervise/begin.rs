@@ -233,6 +233,14 @@ impl<B: ProcessBackend> Worker<B> {
                     self.answer_already(task, self.slot.pid);
                     return self.feed(Input::Deadline);
                 };
+                let is_under_way = matches!(self.slot.phase, Phase::Stopping | Phase::Restarting);
+                if is_under_way && self.slot.until > 0 {
+                    // The signals so far need not be sent again.
+                    let until = Duration::from_nanos(self.slot.until);
+                    self.machine.go_on_ending(self.slot.rung, until, input == Input::Restart);
+                    let is_hurried = input == Input::StopNow;
+                    return self.feed(if is_hurried { input } else { Input::Deadline });
+                }
                 // In one step for the slot: if we die in between, our successor
                 // must still find that it was being ended.
                 let _ = self.machine.step(Input::Deadline, now);
@@ -311,7 +319,8 @@ impl<B: ProcessBackend> Worker<B> {
             if !self.is_cleared()? {
                 // Our successor must find what is to be ended first as well.
                 let Slot { pid, born, run, .. } = self.slot;
-                slot = Slot { phase: Phase::Restarting, pid, born, run, ..slot };
+                let phase = Phase::Restarting;
+                slot = Slot { phase, pid, born, run, is_remnant: true, ..slot };
             }
             self.slot = slot;
             self.slot_file.write(&self.slot)?;

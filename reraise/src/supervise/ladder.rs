@@ -26,6 +26,18 @@ impl Climb {
         Self { ladder: ladder.clone(), to, at: 0 }
     }
 
+    /// Stands so many rungs higher, or on the last one.
+    #[must_use]
+    pub fn at(ladder: &Ladder, to: StopTo, steps: usize) -> Self {
+        Self { at: steps.min(ladder.before_last()), ..Self::new(ladder, to) }
+    }
+
+    /// How many rungs were left behind.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.at
+    }
+
     /// The signal to send now, whom to, and how long to wait for its effect.
     #[must_use]
     pub fn rung(&self) -> (Signal, Whom, Duration) {
@@ -116,6 +128,21 @@ mod tests {
                 assert_eq!(all(Climb::new(&ladder(rungs), to)), *seen);
             }
         }
+    }
+
+    #[test]
+    fn goes_on_where_another_stood() {
+        let ladder = ladder(&[(SIGINT, 1), (SIGTERM, 2), (SIGKILL, 3)]);
+        let mut climb = Climb::new(&ladder, StopTo::Group);
+        for steps in 0..3 {
+            assert_eq!(
+                (Climb::at(&ladder, StopTo::Group, steps), climb.steps()),
+                (climb.clone(), steps)
+            );
+            let _ = climb.advance();
+        }
+        // The script has a shorter one by now.
+        assert_eq!(Climb::at(&ladder, StopTo::Group, 255), climb);
     }
 
     #[test]

@@ -196,6 +196,13 @@ impl Machine {
         self.history.once = once;
     }
 
+    /// An adopted service that a former worker was ending: so many steps of the
+    /// ladder were taken, and the next one is due at `until`.
+    pub fn go_on_ending(&mut self, steps: u8, until: Duration, again: bool) {
+        let climb = Climb::at(&self.config.stop, self.config.stop_to, steps.into());
+        self.state = State::Stopping { climb, until, again };
+    }
+
     /// Ends the work.
     pub fn leave(&mut self, outcome: Outcome) {
         self.state = State::Over(outcome);

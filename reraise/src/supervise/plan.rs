@@ -94,6 +94,10 @@ pub fn plan(task: &Task, wanted: Option<Wanted>, phase: Phase, remains: Remains)
         (Task::Stop { .. } | Task::Restart | Task::Leave { .. }, Remains::Dead(_)) => {
             Beginning::Clear
         }
+        // It is not raised when its time comes.
+        (Task::Stop { .. } | Task::Leave { .. }, Remains::None) if phase == Phase::Delay => {
+            Beginning::Clear
+        }
         (Task::Stop { .. } | Task::Restart | Task::Leave { .. }, Remains::None) => {
             Beginning::Leave(Outcome::NotRunning)
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::backend::ProcessBackend;
 use crate::record::{self, More, Record};
 use crate::slot;
-use crate::supervise::machine::{Outcome, State};
+use crate::supervise::machine::{After, Outcome, State};
 use crate::supervise::worker::{Worker, nanoseconds};
 
 /// What a record says, reduced to what makes a new one necessary.
@@ -99,14 +99,22 @@ fn compose<B: ProcessBackend>(worker: &Worker<B>, shown: Shown) -> Record {
 }
 
 fn write_slot<B: ProcessBackend>(worker: &mut Worker<B>, state: &State) -> io::Result<()> {
+    let rung = match state {
+        State::Stopping { climb, .. } => u8::try_from(climb.steps()).unwrap_or(u8::MAX),
+        _ => 0,
+    };
     let (phase, until) = match *state {
         State::Down => (slot::Phase::Idle, Duration::ZERO),
         State::Launching => (slot::Phase::Launching, Duration::ZERO),
         State::Starting { .. } | State::Running => (slot::Phase::Up, Duration::ZERO),
         State::Delay { until } => (slot::Phase::Delay, until),
-        State::Clearing { .. } => (slot::Phase::Clearing, Duration::ZERO),
-        State::Stopping { again: false, .. } => (slot::Phase::Stopping, Duration::ZERO),
-        State::Stopping { again: true, .. } => (slot::Phase::Restarting, Duration::ZERO),
+        State::Clearing { then: After::Decide { .. }, .. } => {
+            (slot::Phase::Clearing, Duration::ZERO)
+        }
+        State::Clearing { then: After::Stop, .. } => (slot::Phase::Stopping, Duration::ZERO),
+        State::Clearing { then: After::Again, .. } => (slot::Phase::Restarting, Duration::ZERO),
+        State::Stopping { again: false, until, .. } => (slot::Phase::Stopping, until),
+        State::Stopping { again: true, until, .. } => (slot::Phase::Restarting, until),
         State::Over(Outcome::Survived) => (slot::Phase::Stopping, Duration::ZERO),
         State::Over(Outcome::Stopped | Outcome::NotRunning) => {
             (slot::Phase::Stopped, Duration::ZERO)
@@ -118,6 +126,7 @@ fn write_slot<B: ProcessBackend>(worker: &mut Worker<B>, state: &State) -> io::R
     let history = worker.machine.history();
     let mut next = worker.slot;
     next.phase = phase;
+    next.rung = rung;
     next.until = nanoseconds(until);
     next.started = history.started;
     next.failures = history.failures;

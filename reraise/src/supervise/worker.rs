@@ -533,7 +533,9 @@ impl<B: ProcessBackend> Worker<B> {
             space: self.place.space,
             since: nanoseconds(self.backend.now()),
             until: 0,
-            raised: self.slot.raised + u32::from(self.slot.run != 0),
+            rung: 0,
+            raised: self.slot.raised + u32::from(self.slot.run != 0 && !self.slot.is_remnant),
+            is_remnant: false,
             is_mute,
         };
         // A run that nobody could find again must not begin.

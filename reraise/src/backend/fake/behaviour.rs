@@ -70,7 +70,7 @@ impl Behaviour {
         Self { announces: true, ..self }
     }
 
-    /// Takes no notice of this signal.
+    /// Takes no notice of this signal. Of KILL: it hangs in the kernel.
     #[must_use]
     pub fn ignoring(mut self, signal: Signal) -> Self {
         self.reactions.push(Reaction { signal, end: None });

@@ -302,7 +302,9 @@ impl World {
 
     fn deliver(&mut self, id: ProcessId, signal: Signal) {
         let Some(process) = self.get(id) else { return };
+        let is_stuck = process.behaviour.reactions.iter().any(|r| r.signal == Signal::SIGKILL);
         match (process.stage, signal) {
+            (_, Signal::SIGKILL) if is_stuck => {}
             (_, Signal::SIGKILL) => self.end(id, by(signal)),
             (Stage::Stopped, Signal::SIGCONT) => {
                 process.stage = Stage::Runs;

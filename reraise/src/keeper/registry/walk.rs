@@ -41,8 +41,11 @@ struct World {
 }
 
 fn number(request: &Request) -> Client {
-    let Request::Start { client, .. } = request else { panic!("{request:?}") };
-    client.parse().unwrap()
+    match request {
+        Request::Start { client, .. } => client.parse().unwrap(),
+        Request::Leave { .. } => NOBODY,
+        Request::Stop { .. } | Request::Restart | Request::Resume { .. } => panic!("{request:?}"),
+    }
 }
 
 impl World {
@@ -53,10 +56,10 @@ impl World {
                     let task = match task {
                         Task::Start { client, .. } => Some(client.parse().unwrap()),
                         Task::Resume => None,
-                        Task::Stop { .. }
-                        | Task::Restart
-                        | Task::Raise { .. }
-                        | Task::Leave { .. } => panic!("nobody asked for {task:?}"),
+                        Task::Leave { .. } => Some(NOBODY),
+                        Task::Stop { .. } | Task::Restart | Task::Raise { .. } => {
+                            panic!("nobody asked for {task:?}")
+                        }
                     };
                     let worker = Worker { task, ..Worker::default() };
                     let former = self.workers.insert(name, worker);
@@ -94,6 +97,10 @@ impl World {
         if worker.is_leaving {
             self.gone(name, End::Done);
         } else if let Some(client) = worker.task.take() {
+            if client == NOBODY {
+                self.leave(name);
+                return true;
+            }
             self.open.remove(&client);
             self.say(name, &News::Launched(7).to_frame().after("all"));
         } else if worker.inbox.is_empty() {
@@ -102,7 +109,11 @@ impl World {
             let client = worker.inbox.remove(0);
             self.open.remove(&client);
             self.say(name, &Frame::new(["ack"]));
-            assert!(self.acknowledged.contains(&client), "{client} is not told");
+            if client == NOBODY {
+                self.leave(name);
+            } else {
+                assert!(self.acknowledged.contains(&client), "{client} is not told");
+            }
         }
         true
     }
@@ -118,7 +129,7 @@ impl World {
 
     fn step(&mut self, random: &mut Random, client: Client, names: &[ServiceName]) {
         let name = names[random.below(names.len())].clone();
-        match random.below(16) {
+        match random.below(17) {
             0..=2 => {
                 self.open.insert(client, name.clone());
                 let request =
@@ -144,6 +155,10 @@ impl World {
                 let effects = self.registry.tick(self.now);
                 self.carry_out(effects);
             }
+            16 if random.below(20) == 0 => {
+                let effects = self.registry.leave_all(false);
+                self.carry_out(effects);
+            }
             15 => self.registry.client_gone(client - random.below(20) as u64),
             _ => {}
         }
@@ -160,7 +175,8 @@ impl World {
         }
         for (name, worker) in &self.workers {
             assert!(self.registry.services.contains_key(name), "nobody knows of {worker:?}");
-            let order: Vec<_> = worker.task.iter().chain(&worker.inbox).collect();
+            let all = worker.task.iter().chain(&worker.inbox);
+            let order: Vec<_> = all.filter(|client| **client != NOBODY).collect();
             assert!(order.is_sorted(), "out of order: {order:?}");
         }
         // Where there is no worker, one is to come.

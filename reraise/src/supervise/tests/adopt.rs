@@ -107,11 +107,58 @@ fn a_stop_goes_on() {
     bench.ask(20, [STOP]);
     crashed(&bench, 30, Phase::Stopping);
     assert_eq!(bench.resume(), STOPPED);
-    assert_eq!(
-        bench.story(),
-        ["30 TERM to main", "60 KILL to main", "60 no record", "60 over: Stopped"]
-    );
+    assert_eq!(bench.story(), ["50 KILL to main", "50 no record", "50 over: Stopped"]);
     assert_eq!(bench.launches().len(), 1);
+}
+
+#[test]
+fn a_stop_is_not_begun_anew_however_many_workers_die() {
+    let lines = "config_stop=\"INT 5, TERM 20, KILL 10\"";
+    for now in [None, Some(31)] {
+        let bench = Bench::new(lines, [stubborn().ignoring(Signal::SIGINT)]);
+        bench.ask(20, [STOP]);
+        crashed(&bench, 21, Phase::Stopping);
+        for second in 22..=now.unwrap_or(44) {
+            bench.fake.crash();
+            assert_eq!(bench.run_until(Task::Resume, second), End::TimeUp);
+        }
+        bench.fake.crash();
+        let task = now.map_or(Task::Resume, |_| Task::Stop { now: true });
+        assert_eq!(bench.run(task), STOPPED);
+        let seconds = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL].map(|s| sent(&bench, s));
+        assert_eq!(seconds, [vec![20], vec![25], vec![now.unwrap_or(45)]]);
+    }
+}
+
+#[test]
+fn a_leave_goes_on_though_something_hangs() {
+    let child = Offspring::new(stubborn().ignoring(Signal::SIGKILL)).in_own_session();
+    let main = Behaviour::waits().ending_on(Signal::SIGTERM, secs(1), Exit::Code(0));
+    let bench = Bench::new("", [main.forking(child), Behaviour::waits()]);
+    bench.ask(20, [Request::Leave { now: false }]);
+    crashed(&bench, 22, Phase::Stopping);
+    // The main process is gone; each successor ends what is left, and raises nothing.
+    for second in [30, 40, 50] {
+        bench.fake.crash();
+        assert_eq!(bench.run_until(Task::Resume, second), End::TimeUp);
+        assert_eq!(bench.slot().phase, Phase::Stopping);
+    }
+    assert_eq!(bench.resume(), End::Over(Outcome::Survived));
+    assert_eq!((bench.launches().len(), bench.wanted()), (1, Some(Wanted::Up)));
+}
+
+#[test]
+fn what_leaves_while_nothing_runs_is_not_raised_later() {
+    let runs = [lasts(20, 1), lasts(1, 1), lasts(1, 1), Behaviour::waits()];
+    let bench = Bench::new("config_retry_sec=50", runs);
+    crashed(&bench, 40, Phase::Delay);
+    bench.fake.crash();
+    assert!(matches!(bench.run(Task::Leave { now: false }), End::Over(_)));
+    assert_eq!((bench.slot().phase, bench.wanted()), (Phase::Stopped, Some(Wanted::Up)));
+    assert_eq!(bench.record(), None);
+    bench.fake.crash();
+    assert_eq!(bench.run(Task::Resume), End::Over(Outcome::NotRunning));
+    assert_eq!(bench.fake.living(), []);
 }
 
 #[test]
@@ -128,7 +175,7 @@ fn a_restart_goes_on() {
     bench.ask(20, [Request::Restart]);
     crashed(&bench, 30, Phase::Restarting);
     assert_eq!(bench.resume(), End::Quiet);
-    assert_eq!((sent(&bench, Signal::SIGTERM), bench.launches()), (vec![20, 30], vec![0.0, 60.0]));
+    assert_eq!((sent(&bench, Signal::SIGTERM), bench.launches()), (vec![20], vec![0.0, 50.0]));
 }
 
 #[test]
@@ -172,6 +219,35 @@ fn clearing_before_a_start_goes_on_as_well() {
     assert_eq!(bench.resume(), End::Quiet);
     assert_eq!(bench.fake.living(), [bench.main()]);
     assert_eq!(bench.launches(), [0.0, 37.0]);
+    assert_eq!(bench.record().unwrap().more.unwrap().raised, 0);
+}
+
+#[test]
+fn a_start_before_which_something_is_ended_counts_from_nothing() {
+    let child = || Offspring::new(stubborn()).in_own_session();
+    let bench = Bench::new("", [lasts(20, 1).forking(child()), lasts(20, 1), Behaviour::waits()]);
+    crashed(&bench, 15, Phase::Up);
+    bench.fake.crash();
+    bench.wait(30);
+    assert_eq!(bench.run_until(bench.start(), 40), End::TimeUp);
+    let raised = || bench.record().unwrap().more.unwrap().raised;
+    assert_eq!((bench.launches(), raised()), (vec![0.0, 35.0], 0));
+    assert_eq!(bench.resume(), End::Quiet);
+    assert_eq!((bench.launches(), raised()), (vec![0.0, 35.0, 55.0], 1));
+}
+
+#[test]
+fn a_start_is_not_forgotten_though_something_hangs() {
+    let child = Offspring::new(stubborn().ignoring(Signal::SIGKILL)).in_own_session();
+    let bench = Bench::new("", [lasts(20, 1).forking(child), Behaviour::waits()]);
+    crashed(&bench, 15, Phase::Up);
+    bench.fake.crash();
+    bench.wait(30);
+    // By then it has been sent KILL.
+    assert_eq!(bench.run_until(bench.start(), 37), End::TimeUp);
+    assert_eq!(bench.launches().len(), 1);
+    assert_eq!(bench.resume(), End::Quiet);
+    assert_eq!(bench.launches().len(), 2);
 }
 
 #[test]

@@ -125,7 +125,12 @@ fn next(bench: &Bench, request: &Request) -> Task {
 
 #[test]
 fn a_stop() {
-    for request in [Request::Stop { now: false }, Request::Stop { now: true }] {
+    let stop = |now| Request::Stop { now };
+    for (request, wanted) in [
+        (stop(false), Wanted::Down),
+        (stop(true), Wanted::Down),
+        (Request::Leave { now: false }, Wanted::Up),
+    ] {
         at_every_call(
             || asked(&request),
             |_| Task::Resume,
@@ -135,11 +140,7 @@ fn a_stop() {
                     assert!(matches!(end, End::Over(_)), "{calls} {end:?}");
                 }
                 assert_eq!(bench.fake.living(), [], "{calls}");
-                assert_eq!(
-                    (bench.launches().len(), bench.wanted()),
-                    (1, Some(Wanted::Down)),
-                    "{calls}"
-                );
+                assert_eq!((bench.launches().len(), bench.wanted()), (1, Some(wanted)), "{calls}");
                 assert_eq!(bench.record().map(|r| r.to_line()), None, "{calls}");
             },
         );

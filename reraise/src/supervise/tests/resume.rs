@@ -114,7 +114,7 @@ fn an_end_of_a_session_that_was_cut_short_is_finished_and_the_service_raised() {
     bench.fake.crash();
     assert_eq!(bench.run(raise()), End::Quiet);
     // It was ended by the whole ladder, and then there was one of it.
-    assert_eq!((bench.launches(), bench.fake.living()), (vec![0.0, 60.0], vec![bench.main()]));
+    assert_eq!((bench.launches(), bench.fake.living()), (vec![0.0, 50.0], vec![bench.main()]));
     // The same when a worker is at it already.
     let bench = Bench::new("", [stubborn(), Behaviour::waits()]);
     bench.ask(20, [Request::Leave { now: false }]);

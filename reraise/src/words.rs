@@ -19,6 +19,14 @@ pub fn unlaunchable(name: impl fmt::Display, entry: &Entry, error: LaunchError) 
         |what: String, advice: String| Fault::new(ExitCode::Unusable, &name, what, advice);
     match (error.step, error.errno) {
         (Step::Fork, _) => Fault::system(&name, "cannot start a process", &io),
+        // A hard limit can be lowered by everybody and raised by root alone.
+        (Step::Limits, libc::EPERM) => Fault::new(
+            ExitCode::System,
+            &name,
+            "its limits (ulimit -H -a) are higher than those that the keeper was started under",
+            "end the keeper, which goes with its last service (reraise stop '*'), then start \
+             them again from here; or lower them before: ulimit -H -n NUMBER",
+        ),
         (Step::Limits, _) => Fault::system(&name, "cannot set its limits", &io),
         (Step::Directory, _) => Fault::new(
             ExitCode::Failed,

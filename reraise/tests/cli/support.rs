@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
@@ -58,6 +58,16 @@ pub(crate) fn skip_unless_root(what: &str) -> bool {
 /// A user who is neither root nor us.
 pub(crate) const STRANGER: u32 = 65534;
 
+/// We, unless we are root: then somebody who is not.
+pub(crate) fn ordinary() -> u32 {
+    if is_root() { STRANGER } else { nix::unistd::geteuid().as_raw() }
+}
+
+/// A command as [`ordinary`] runs it.
+pub(crate) fn as_ordinary(command: &mut Command) -> &mut Command {
+    if is_root() { command.uid(ordinary()).gid(ordinary()) } else { command }
+}
+
 /// How a command ended and what it said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Done {
@@ -92,6 +102,13 @@ impl Done {
     #[track_caller]
     pub(crate) fn says(self, words: &str) -> Self {
         assert!(self.err.contains(words), "no {words:?} in {self:#?}");
+        self
+    }
+
+    /// Fails unless this stands in its standard output.
+    #[track_caller]
+    pub(crate) fn says_out(self, words: &str) -> Self {
+        assert!(self.out.contains(words), "no {words:?} in {self:#?}");
         self
     }
 
@@ -304,6 +321,20 @@ impl Sandbox {
             fs::set_permissions(&copy, Permissions::from_mode(0o755)).unwrap();
         }
         dir.join("reraise")
+    }
+
+    /// For root: a file becomes that of [`ordinary`].
+    pub(crate) fn give(&self, path: &Path) {
+        if is_root() {
+            std::os::unix::fs::lchown(path, Some(ordinary()), Some(ordinary())).unwrap();
+        }
+    }
+
+    /// For root: all directories become those of [`ordinary`].
+    pub(crate) fn give_all(&self) {
+        for path in [&self.at(""), &self.d, &self.p, &self.l, &self.at("home")] {
+            self.give(path);
+        }
     }
 
     /// A process that must be gone at the end, although nothing shows that it

@@ -13,7 +13,7 @@ use std::net::TcpListener;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{ForkResult, fork, setsid};
 
-use crate::support::{Fifo, Sandbox, is_alive, signal, wait_for, wait_gone};
+use crate::support::{Fifo, Sandbox, as_ordinary, is_alive, signal, wait_for, wait_gone};
 
 /// The variable, and the words that it may say.
 const ROLE: &str = "RERAISE_TEST_ROLE";
@@ -248,15 +248,11 @@ fn survivors_are_named() {
     if crate::support::skip_unless_root("a process that another user's service may not signal") {
         return;
     }
-    use std::os::unix::fs::{PermissionsExt, chown};
-    use std::os::unix::process::CommandExt;
+    use std::os::unix::fs::PermissionsExt;
 
     let s = Sandbox::new();
     let program = s.public_programs();
-    let stranger = crate::support::STRANGER;
-    for path in [&s.at(""), &s.d, &s.p, &s.l] {
-        chown(path, Some(stranger), Some(stranger)).unwrap();
-    }
+    s.give_all();
     let copy = s.at("bin/test");
     fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755)).unwrap();
@@ -270,10 +266,10 @@ fn survivors_are_named() {
             copy.display()
         ),
     );
-    chown(&path, Some(stranger), Some(stranger)).unwrap();
+    s.give(&path);
     let run = |verb: &str| {
         let mut command = s.program(&program);
-        s.run(command.args([verb, "web"]).uid(stranger).gid(stranger))
+        s.run(as_ordinary(command.args([verb, "web"])))
     };
     run("start").expect(0);
     let survivor = s.knows(facts.number());

@@ -17,6 +17,7 @@ use crate::supervise::begin::{self, Assignment, Task};
 use crate::supervise::launch::{self, Under};
 use crate::supervise::link::Link;
 use crate::supervise::machine::Outcome;
+use crate::supervise::others;
 use crate::supervise::worker::Place;
 
 const USAGE: &str = "\
@@ -138,11 +139,12 @@ fn foreground(given: &Given, name: ServiceName) -> Result<ExitCode, Fault> {
         boot: native::boot_id().map_err(system)?,
         space: native::pid_space().map_err(system)?,
     };
-    let backend = Native::new(&begin::SIGNALS).map_err(system)?;
+    let mut backend = Native::new(&begin::SIGNALS).map_err(system)?;
     let task = Task::Start { client: String::new(), context: context.encode().into(), once: false };
     let link = Link::none();
     let assignment =
         Assignment { piddir, name: name.clone(), task, place, link, under: Under::Nobody };
+    others::spare(&mut backend, &assignment);
     match begin::supervise(backend, assignment).map_err(system)? {
         Some(Outcome::Stopped | Outcome::Done(_)) => Ok(ExitCode::Ok),
         Some(Outcome::Failed(exit)) => Err(Fault::new(

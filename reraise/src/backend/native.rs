@@ -156,6 +156,8 @@ pub struct Native {
     keeps_orphans: bool,
     /// The caller asked for SIGCHLD itself, see [`Native::new`].
     leaves_reaping: bool,
+    /// See [`Native::spare`].
+    others: Option<Box<dyn Fn() -> Vec<i32>>>,
 }
 
 impl Native {
@@ -187,10 +189,18 @@ impl Native {
             pending: VecDeque::with_capacity(4),
             keeps_orphans,
             leaves_reaping,
+            others: None,
         };
         // For children from before, whose SIGCHLD nobody collected.
         native.reap_all()?;
         Ok(native)
+    }
+
+    /// These, and what descends from them, belong to no tree, wherever they
+    /// descend from. Asked for only where a tree has left the session of its main
+    /// process, as everything does that should be spared; most trees never do.
+    pub fn spare(&mut self, others: impl Fn() -> Vec<i32> + 'static) {
+        self.others = Some(Box::new(others));
     }
 
     /// Reaps this child if it has ended; its events follow.
@@ -292,8 +302,27 @@ impl Native {
         Ok(())
     }
 
-    /// The pids of the tree as one look finds them.
-    fn look(&mut self, tree: &Tree) -> io::Result<Vec<i32>> {
+    /// The pids of the tree as one look finds them, without those that are to
+    /// be spared; `others` are these when they were asked for.
+    fn look(&mut self, tree: &Tree, others: &mut Option<Vec<i32>>) -> io::Result<Vec<i32>> {
+        let mut found = self.look_at_all(tree)?;
+        let leader = tree.main.pid;
+        let is_stranger = |&pid: &i32| pid != leader && !is_in_session(pid, leader);
+        if let (None, Some(ask)) = (&others, &self.others)
+            && found.iter().any(is_stranger)
+        {
+            *others = Some(ask());
+        }
+        for &other in others.iter().flatten() {
+            if found.contains(&other) {
+                let below = sys::descendants(other)?;
+                found.retain(|pid| *pid != other && !below.contains(pid));
+            }
+        }
+        Ok(found)
+    }
+
+    fn look_at_all(&mut self, tree: &Tree) -> io::Result<Vec<i32>> {
         if !(tree.is_ours && self.keeps_orphans) {
             return search(tree);
         }
@@ -430,12 +459,14 @@ impl ProcessBackend for Native {
     }
 
     fn members(&mut self, tree: &Tree) -> io::Result<Vec<ProcessId>> {
-        let mut is_certain = tree.is_ours && self.keeps_orphans;
+        let is_proven = tree.is_ours && self.keeps_orphans;
+        let (mut is_second, mut others) = (false, None);
         for _ in 0..LOOKS {
-            let first = self.look(tree)?;
+            let first = self.look(tree, &mut others)?;
             if first.is_empty() {
-                // A look at all processes can miss one that is forking away.
-                if std::mem::replace(&mut is_certain, true) {
+                // A look at all processes can miss one that is forking away; that
+                // we have no child proves nothing where some are spared.
+                if is_proven && others.is_none() || std::mem::replace(&mut is_second, true) {
                     return Ok(Vec::new());
                 }
                 continue;
@@ -447,7 +478,7 @@ impl ProcessBackend for Native {
             // Between look and identification a pid may have passed to a
             // stranger. Whoever a second look finds there was not one, or is
             // gone by now.
-            let second = self.look(tree)?;
+            let second = self.look(tree, &mut others)?;
             members.retain(|m| second.contains(&m.pid));
             if !members.is_empty() {
                 return Ok(members);

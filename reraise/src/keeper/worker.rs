@@ -13,6 +13,7 @@ use crate::supervise::begin::{self, Assignment, Task};
 use crate::supervise::launch::Under;
 use crate::supervise::link::{KeeperCommand, Link};
 use crate::supervise::news::News;
+use crate::supervise::others;
 use crate::supervise::worker::Place;
 
 /// What a worker is given. All of it was copied into the common zone.
@@ -59,7 +60,10 @@ fn live(given: Given) -> ! {
     let voice = socket.try_clone();
     let link = Link::new(socket, &name, keeper);
     let assignment = Assignment { link, ..assignment };
-    let ended = Native::new(&begin::SIGNALS).and_then(|b| begin::supervise(b, assignment));
+    let ended = Native::new(&begin::SIGNALS).and_then(|mut backend| {
+        others::spare(&mut backend, &assignment);
+        begin::supervise(backend, assignment)
+    });
     native::exit_now(match ended {
         Ok(_) => 0,
         Err(e) => {

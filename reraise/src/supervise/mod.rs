@@ -10,6 +10,7 @@ pub mod launch;
 pub mod link;
 pub mod machine;
 pub mod news;
+pub mod others;
 pub mod plan;
 pub mod policy;
 mod publish;

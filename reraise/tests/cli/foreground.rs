@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use reraise::record::Phase;
 
 use crate::support::{
-    Done, Sandbox, auto_reraise, finish, is_alive, signal, spawn, wait_for, wait_gone,
+    Done, SLEEPER, Sandbox, auto_reraise, finish, is_alive, signal, spawn, wait_for, wait_gone,
 };
 
 /// One that runs, and what it was started with.
@@ -115,6 +115,83 @@ fn it_ends_with_the_fault_of_its_service() {
     Foreground::of(&s, "--fast").finish().expect(2);
     s.script("lost", "#!/nonexistent/interpreter");
     Foreground::of(&s, "lost").finish().expect(5).says("/nonexistent/interpreter");
+}
+
+/// Its script starts another service, whose keeper and worker are below it then.
+fn nested(s: &Sandbox) -> (Foreground, i32, i32) {
+    let up = s.fifo("up");
+    let reraise = crate::support::reraise();
+    s.script("other", SLEEPER);
+    s.script(
+        "web",
+        &format!(
+            "config_start_sec=0\n{} start other\necho up >{}\nsleep 1000000",
+            reraise.display(),
+            up.shown()
+        ),
+    );
+    let web = Foreground::of(s, "web");
+    assert_eq!(up.line(), "up");
+    let pid = s.wait_phase("web", Phase::Run).pid.unwrap();
+    (web, pid, s.wait_phase("other", Phase::Run).pid.unwrap())
+}
+
+#[test]
+fn what_its_service_started_with_reraise_is_not_its_own() {
+    // The keeper as it was, one that a worker has started, and a run that lost both.
+    for killed in ["nobody", "keeper", "keeper and worker"] {
+        let s = Sandbox::new();
+        let (web, pid, other) = nested(&s);
+        let (keeper, worker) = (s.keeper(), s.worker("other"));
+        match killed {
+            "nobody" => {}
+            "keeper" => {
+                signal(keeper, Signal::SIGKILL);
+                wait_for("another keeper", || s.find_keeper().is_some_and(|k| k != keeper));
+            }
+            _ => {
+                for one in [Signal::SIGSTOP, Signal::SIGKILL] {
+                    [keeper, worker].into_iter().for_each(|pid| signal(pid, one));
+                }
+                [keeper, worker].into_iter().for_each(wait_gone);
+            }
+        }
+        // Nor is it in the way of a successor, who comes when nothing is left.
+        signal(pid, Signal::SIGKILL);
+        let raised = s.wait_raised("web", pid);
+        signal(web.pid(), Signal::SIGTERM);
+        web.finish().expect(0);
+        assert!(!is_alive(raised) && is_alive(other), "{killed}");
+        if killed != "keeper and worker" {
+            assert!(is_alive(s.worker("other")) && is_alive(s.keeper()), "{killed}");
+            assert_eq!(s.worker("other"), worker, "{killed}");
+        }
+        assert_eq!(s.ok(&["start", "other"]), "other: skip (because already running)\n");
+        assert_eq!(s.pid("other"), other);
+        s.ok(&["stop", "other"]);
+        wait_gone(other);
+        wait_for("nothing to be left", || s.processes().is_empty());
+    }
+}
+
+#[test]
+fn one_below_another_is_a_service_of_its_own() {
+    let s = Sandbox::new();
+    s.script("inner", TALKER);
+    let worker = auto_reraise();
+    let body = format!("config_start_sec=0\n{} inner &\nexec sleep 1000000", worker.display());
+    s.script("outer", &body);
+    let outer = Foreground::of(&s, "outer");
+    let pid = s.wait_phase("outer", Phase::Run).pid.unwrap();
+    let inner = s.wait_phase("inner", Phase::Run).pid.unwrap();
+    assert_eq!(
+        s.ok(&["stop", "outer"]),
+        format!("outer: stop    # (worker-pid={})\n", outer.pid())
+    );
+    assert!(!is_alive(pid) && is_alive(inner) && is_alive(s.worker("inner")));
+    drop(s.ok(&["stop", "inner"]));
+    wait_gone(inner);
+    outer.finish().expect(0);
 }
 
 #[test]

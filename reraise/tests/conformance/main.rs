@@ -107,6 +107,7 @@ fn main() -> ExitCode {
         launches_leave_no_descriptor,
         a_process_that_forks_away_is_never_missed,
         a_death_by_real_time_signal_is_reported,
+        who_is_spared_is_no_member_and_hides_nobody,
     ]);
     #[cfg(target_os = "linux")]
     all.extend(native_only![

@@ -223,6 +223,24 @@ pub(crate) fn a_death_by_real_time_signal_is_reported() {
     }
 }
 
+pub(crate) fn who_is_spared_is_no_member_and_hides_nobody() {
+    if !native::KEEPS_ORPHANS {
+        return;
+    }
+    let mut s = OnNative::new();
+    let main = s.start_leaving(Program::LeavesDaemon);
+    let [daemon] = s.members(&ours(main))[..] else { panic!("one member") };
+    let other = s.start_waiting(Program::HasChild);
+    assert_eq!(s.members(&ours(main)).len(), 3);
+    s.native().spare(move || vec![daemon.pid]);
+    let mut left = s.members(&ours(main));
+    left.sort_unstable();
+    assert!(left.len() == 2 && left.contains(&other) && !left.contains(&daemon), "{left:?}");
+    // And what descends from it.
+    s.native().spare(move || vec![daemon.pid, other.pid]);
+    assert_eq!(s.members(&ours(main)), []);
+}
+
 /// Empty means that nothing is left, and a successor may start.
 pub(crate) fn a_process_that_forks_away_is_never_missed() {
     if !native::KEEPS_ORPHANS {

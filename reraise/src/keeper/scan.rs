@@ -126,3 +126,119 @@ pub(super) fn assign(
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slot::SlotFile;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+
+    const HERE: Place = Place { boot: 1, space: 2 };
+
+    struct Scene {
+        dir: tempfile::TempDir,
+        me: u32,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap(), me: nix::unistd::geteuid().as_raw() }
+        }
+
+        fn keeper(&self) -> KeeperCommand {
+            let piddir = self.dir.path().to_owned();
+            let state = crate::paths::state_of(&piddir, self.me);
+            KeeperCommand { program: "/nonexistent".into(), piddir, state }
+        }
+
+        /// A service, and what its slot says.
+        fn service(&self, name: &str, slot: Slot) -> ServiceName {
+            let name = ServiceName::new(name.as_ref()).unwrap();
+            let files = Files::of(self.dir.path(), self.me, &name);
+            fs::create_dir_all(&files.own).unwrap();
+            let slot = Slot { boot: HERE.boot, space: HERE.space, ..slot };
+            SlotFile::open(&files.file("run")).unwrap().write(&slot).unwrap();
+            name
+        }
+    }
+
+    /// A process in a session of its own, with this environment; it ends with
+    /// its input.
+    struct Orphan(Child);
+
+    impl Orphan {
+        fn new(environment: &[(&str, &str)]) -> Self {
+            let mut command = Command::new("/bin/cat");
+            command.env_clear().envs(environment.iter().copied());
+            let leave = || nix::unistd::setsid().map(drop).map_err(Into::into);
+            // SAFETY: one system call.
+            unsafe { command.pre_exec(leave) };
+            Self(command.stdin(Stdio::piped()).spawn().unwrap())
+        }
+
+        fn pid(&self) -> i32 {
+            self.0.id().cast_signed()
+        }
+    }
+
+    impl Drop for Orphan {
+        fn drop(&mut self) {
+            drop(self.0.stdin.take());
+            self.0.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_orphan_is_given_by_its_marks_and_by_a_death_only_where_that_is_no_guess() {
+        let scene = Scene::new();
+        let slot = |pid, run| Slot { phase: Phase::Up, pid, run, ..Slot::default() };
+        let one = scene.service("one", slot(i32::MAX, 7));
+        let two = scene.service("two", slot(i32::MAX - 1, 8));
+        let bare = Orphan::new(&[]);
+        let marked = Orphan::new(&[("RERAISE_RUN", "0000000000000008")]);
+        let given = |orphan: &Orphan, adopted: &[&ServiceName], dead| {
+            let adopted: Vec<_> = adopted.iter().map(|&name| name.clone()).collect();
+            let found = assign(&scene.keeper(), scene.me, HERE, &[orphan.pid()], &adopted, dead);
+            assert!(found.iter().all(|(pid, ..)| *pid == orphan.pid()));
+            found.into_iter().next().and_then(|(.., name)| name)
+        };
+        for (orphan, adopted, dead, expected) in [
+            (&bare, &[&one][..], Some(&one), Some(&one)),
+            (&bare, &[&one], None, None),
+            // It may be that of the other one as well.
+            (&bare, &[&one, &two], Some(&one), None),
+            (&bare, &[&one, &two], Some(&two), None),
+            (&marked, &[&one, &two], Some(&one), Some(&two)),
+            (&marked, &[&one, &two], None, Some(&two)),
+        ] {
+            let case = format!("{adopted:?} {dead:?}");
+            assert_eq!(given(orphan, adopted, dead).as_ref(), expected, "{case}");
+        }
+        // By its session.
+        scene.service("one", slot(bare.pid(), 7));
+        assert_eq!(given(&bare, &[&one, &two], Some(&two)), Some(one));
+    }
+
+    #[test]
+    fn a_run_has_a_process_only_in_some_phases() {
+        let scene = Scene::new();
+        for (phase, is_open) in [
+            (Phase::Idle, false),
+            (Phase::Launching, true),
+            (Phase::Up, true),
+            (Phase::Delay, false),
+            (Phase::Stopping, true),
+            (Phase::Restarting, true),
+            (Phase::Clearing, true),
+            (Phase::Over, false),
+        ] {
+            let name = scene.service("web", Slot { phase, pid: 77, run: 7, ..Slot::default() });
+            let found = |place, pid| run_of(&scene.keeper(), scene.me, place, pid);
+            // The pid of one that has ended may be an orphan's of another service by now.
+            assert_eq!(found(HERE, 77), is_open.then_some((name, 7)), "{phase:?}");
+            assert_eq!(found(HERE, 78), None);
+            assert_eq!(found(Place { boot: 9, ..HERE }, 77), None);
+        }
+    }
+}

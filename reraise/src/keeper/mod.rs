@@ -207,10 +207,33 @@ impl Keeper {
         native::prepare_title();
         let signals =
             [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1];
-        let mut queue = EventQueue::new(&signals)?;
+        let mut keeper = Self::new(command, me, lock, place, &signals)?;
+        keeper.is_foreground = up.is_some();
+        if up.is_none() {
+            settle::announce(is_quiet);
+        }
+        keeper.take_over()?;
+        if let Some(names) = up {
+            keeper.bring_up(&names)?;
+        }
+        keeper.lock.release(lock::CHANGING)?;
+        // Whoever has ended before there was a queue.
+        keeper.reap();
+        Ok(keeper)
+    }
+
+    /// One that can be connected to, and knows of nothing.
+    fn new(
+        command: KeeperCommand,
+        me: u32,
+        lock: LockFile,
+        place: Place,
+        signals: &[Signal],
+    ) -> io::Result<Self> {
+        let mut queue = EventQueue::new(signals)?;
         let listener = settle::listen(&command.state)?;
         queue.watch_readable(listener.as_fd(), LISTENER)?;
-        let mut keeper = Self {
+        Ok(Self {
             command,
             place,
             queue,
@@ -229,21 +252,10 @@ impl Keeper {
             was_silent: false,
             patience_with_peers: peers::FIRST_NAP,
             patience: Some(now() + PATIENCE),
-            is_foreground: up.is_some(),
+            is_foreground: false,
             leaving: Leaving::No,
             code: 0,
-        };
-        if up.is_none() {
-            settle::announce(is_quiet);
-        }
-        keeper.take_over()?;
-        if let Some(names) = up {
-            keeper.bring_up(&names)?;
-        }
-        keeper.lock.release(lock::CHANGING)?;
-        // Whoever has ended before there was a queue.
-        keeper.reap();
-        Ok(keeper)
+        })
     }
 
     fn under(&self) -> Under {

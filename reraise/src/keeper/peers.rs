@@ -142,3 +142,6 @@ fn flush(connection: &mut Connection) -> bool {
     connection.outbox = Vec::new();
     true
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,7 +46,7 @@ impl Keeper {
 
     /// Reads what a dead worker has said last, up to the end, which closes the
     /// connection.
-    fn drain(&mut self, token: u64) {
+    pub(super) fn drain(&mut self, token: u64) {
         // To the end of what is there. A child that it forked last may hold the
         // other side a moment longer; nothing more is said there.
         while self.connections.contains_key(&token) && self.on_readable(token) {}

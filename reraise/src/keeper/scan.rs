@@ -130,7 +130,7 @@ pub(super) fn assign(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slot::SlotFile;
+    use crate::slot::{Phase, SlotFile};
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
 
@@ -200,8 +200,8 @@ mod tests {
         let given = |orphan: &Orphan, adopted: &[&ServiceName], dead| {
             let adopted: Vec<_> = adopted.iter().map(|&name| name.clone()).collect();
             let found = assign(&scene.keeper(), scene.me, HERE, &[orphan.pid()], &adopted, dead);
-            assert!(found.iter().all(|(pid, ..)| *pid == orphan.pid()));
-            found.into_iter().next().and_then(|(.., name)| name)
+            assert!(found.iter().all(|(stray, _)| stray.pid == orphan.pid()));
+            found.into_iter().find_map(|(_, owner)| owner).map(|(name, _)| name)
         };
         for (orphan, adopted, dead, expected) in [
             (&bare, &[&one][..], Some(&one), Some(&one)),

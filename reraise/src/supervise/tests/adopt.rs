@@ -5,8 +5,9 @@ use std::fs;
 use super::bench::{Bench, End, secs};
 use crate::backend::fake::{Behaviour, Offspring};
 use crate::backend::{Exit, Signal};
+use crate::context::Context;
 use crate::record;
-use crate::slot::{self, Phase};
+use crate::slot::{self, Phase, Slot, SlotFile};
 use crate::supervise::begin::Task;
 use crate::supervise::link::Request;
 use crate::supervise::machine::Outcome;
@@ -62,6 +63,43 @@ fn a_young_one_has_to_last_no_longer() {
     crashed(&bench, 6, Phase::Up);
     assert_eq!(bench.resume(), End::Quiet);
     assert_eq!(bench.story(), ["10 RUN -", "10 running"]);
+}
+
+/// A service whose worker died after the fork: its child, which is still there,
+/// ends like that.
+fn gated(end: Behaviour) -> Bench {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    fs::create_dir_all(&bench.files.own).unwrap();
+    Context::keep(&bench.context(), &bench.files.file("context")).unwrap();
+    Wanted::Up.write(&bench.files.own).unwrap();
+    let child = bench.fake.foreign(9, end);
+    let (phase, run, Place { boot, space }) = (Phase::Launching, 9, bench.place);
+    let slot =
+        Slot { phase, run, boot, space, pid: child.pid, born: child.born, ..Slot::default() };
+    SlotFile::open(&bench.files.file("run")).unwrap().write(&slot).unwrap();
+    bench
+}
+
+#[test]
+fn a_run_that_was_never_let_through_the_gate_was_none() {
+    for hides in [false, true] {
+        let bench = gated(lasts(1, 0));
+        if hides {
+            bench.fake.hide_exits();
+        }
+        // No failed start, but the first one.
+        assert_eq!(bench.run(Task::Resume), End::Quiet);
+        assert_eq!((bench.launches(), bench.slot().failures), (vec![1.0], 0));
+        assert_eq!(bench.record().unwrap().phase, record::Phase::Run);
+    }
+    // It was, and ended by itself: so a first start that failed.
+    let failed = End::Over(Outcome::Failed(Exit::Code(3)));
+    let bench = gated(lasts(1, 3));
+    assert_eq!((bench.run(Task::Resume), bench.launches().len()), (failed, 0));
+    // Nobody wants it any more.
+    let bench = gated(Behaviour::waits().ending_on(Signal::SIGTERM, secs(1), Exit::Code(0)));
+    bench.ask(0, [STOP]);
+    assert_eq!((bench.run(Task::Resume), bench.launches().len()), (STOPPED, 0));
 }
 
 #[test]

@@ -111,8 +111,12 @@ pub fn keep_own() {
     let (code, first_stack) = (native::code(), native::first_stack());
     with(|state| state.first_stack = first_stack);
     with(|state| state.code.iter_mut().zip(code).for_each(|(slot, part)| *slot = part));
-    // With larger pages a discarded one would hold more than was looked at.
-    let is_known = native::page_size() == PAGE;
+    begin(native::page_size());
+}
+
+/// With larger pages a discarded one would hold more than was looked at.
+fn begin(page_size: usize) {
+    let is_known = page_size == PAGE;
     with(|state| (state.is_own, state.has_own) = (is_known, is_known));
 }
 
@@ -242,5 +246,12 @@ mod tests {
     fn blocks_do_not_overlap_and_come_back() {
         exercise(false);
         exercise(true);
+        // Pages of 16 and 64 kB, as on some arm64, are left to the system.
+        for (page_size, is_known) in [(16 << 10, false), (64 << 10, false), (PAGE, true)] {
+            begin(page_size);
+            assert_eq!(with(|state| (state.is_own, state.has_own)), (is_known, is_known));
+            in_common(|| assert!(!with(|state| state.is_own)));
+            assert_eq!(with(|state| state.is_own), is_known);
+        }
     }
 }

@@ -14,6 +14,7 @@ mod commands;
 mod container;
 mod foreground;
 mod guarantees;
+mod keeper;
 mod lifecycle;
 mod resume;
 mod support;

@@ -10,7 +10,8 @@ use nix::sys::signal::Signal;
 use reraise::lock::{self, Holder};
 
 use crate::support::{
-    SLEEPER, Sandbox, as_ordinary, finish, is_alive, ordinary, signal, spawn, wait_for, wait_gone,
+    SLEEPER, Sandbox, as_ordinary, finish, is_alive, ordinary, signal, skipped, spawn, wait_for,
+    wait_gone,
 };
 
 #[test]
@@ -215,6 +216,36 @@ fn a_closed_terminal_ends_nothing() {
     let new = s.wait_raised("web", pid);
     s.ok(&["stop", "web"]);
     wait_gone(new);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_environment_as_long_as_the_kernel_takes() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+    let s = Sandbox::new();
+    let fifo = s.fifo("facts");
+    let body = format!("echo ${{#V44}} >{}\nexec sleep 1000000", fifo.shown());
+    s.script("web", &format!("config_start_sec=0\n{body}"));
+    if getrlimit(Resource::RLIMIT_STACK).unwrap().1 != RLIM_INFINITY {
+        skipped("a stack without limit, on which the length of an environment depends");
+        return;
+    }
+    // 6 MB for all, 128 kB for one (execve(2)).
+    let mut command = s.command(&["start", "web"]);
+    for n in 0..45 {
+        command.env(format!("V{n}"), "x".repeat(120_000));
+    }
+    let unlimited = || Ok(setrlimit(Resource::RLIMIT_STACK, RLIM_INFINITY, RLIM_INFINITY)?);
+    // SAFETY: one system call.
+    unsafe { command.pre_exec(unlimited) };
+    s.run(&mut command).expect(0).prints("web: start\n");
+    assert_eq!(fifo.line(), "120000");
+    // It is kept.
+    s.ok(&["restart", "web"]);
+    assert_eq!(fifo.line(), "120000");
+    signal(s.worker("web"), Signal::SIGKILL);
+    signal(s.pid("web"), Signal::SIGKILL);
+    assert_eq!(fifo.line(), "120000");
 }
 
 #[test]

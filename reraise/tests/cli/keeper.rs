@@ -1,0 +1,79 @@
+//! Keepers and workers that fail, and what is said of it.
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use reraise::record::Phase;
+
+use crate::support::{SLEEPER, Sandbox, is_alive, signal, wait_for, wait_gone, write_program};
+
+#[test]
+fn a_worker_that_fails_is_no_silence() {
+    let s = Sandbox::new();
+    for name in ["web", "other"] {
+        s.script(name, SLEEPER);
+    }
+    // No worker can take a lock that is a directory.
+    let lock = s.state().join("s/web/lock");
+    fs::create_dir_all(&lock).unwrap();
+    let what = "reraise: web: cannot be supervised: is a directory";
+    s.reraise(&["start", "web"]).expect(8).says(what);
+    s.reraise(&["start", "--wait", "web"]).expect(8).says(what);
+    let pid = s.up("other");
+    // Its workers go on failing, more and more seldom; yet the keeper can go.
+    let keeper = s.keeper();
+    signal(keeper, Signal::SIGTERM);
+    wait_gone(pid);
+    wait_gone(keeper);
+    wait_for("nothing to be left", || s.processes().is_empty());
+    // Mended.
+    fs::remove_dir(&lock).unwrap();
+    s.up("web");
+}
+
+#[test]
+fn a_keeper_that_never_answers_is_given_up() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    s.up("web");
+    s.ok(&["stop", "web"]);
+    wait_for("the keeper to end", || s.find_keeper().is_none());
+    // Takes connections, and ends them.
+    let listener = UnixListener::bind(s.state().join("keeper")).unwrap();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let what = "reraise: keeper: ended again and again before it answered\n    ";
+    for words in [&["start", "web"][..], &["start", "--wait", "web"]] {
+        s.reraise(words).expect(8).prints("").says(what);
+    }
+}
+
+#[test]
+fn keepers_that_cannot_start_are_no_storm() {
+    let s = Sandbox::new();
+    let program = s.public_programs();
+    s.script("web", SLEEPER);
+    s.run(s.program(&program).args(["start", "web"])).expect(0);
+    let pid = s.wait_phase("web", Phase::Run).pid.unwrap();
+    let (worker, keeper) = (s.worker("web"), s.keeper());
+    let tries = s.fifo("tries");
+    let body = format!("#!/bin/sh\necho again >{}\nexit 1\n", tries.shown());
+    write_program(&program.with_file_name("auto-reraise"), &body);
+    signal(keeper, Signal::SIGKILL);
+    // Three may be chance.
+    (0..3).for_each(|_| assert_eq!(tries.line(), "again"));
+    for seconds in [1, 2] {
+        let begun = Instant::now();
+        assert_eq!(tries.line(), "again");
+        let least = Duration::from_millis(1000 * seconds - 200);
+        assert!(begun.elapsed() >= least, "{seconds}: {:?}", begun.elapsed());
+    }
+    // Meanwhile it does its work.
+    signal(pid, Signal::SIGKILL);
+    let raised = s.wait_raised("web", pid);
+    assert_eq!(s.worker("web"), worker);
+    signal(worker, Signal::SIGTERM);
+    wait_gone(worker);
+    assert!(!is_alive(raised));
+}

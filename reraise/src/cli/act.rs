@@ -168,7 +168,7 @@ fn precheck(
     let (setting, verb) = (line.setting, line.verb);
     let seen = look(setting, name, entry);
     if seen.is_legacy && matches!(seen.state, State::Running | State::Starting) {
-        return foreign::legacy(name, &seen, verb).map(|()| None).map_err(Stay::Fault);
+        return foreign::legacy(setting, name, &seen, verb).map(|()| None).map_err(Stay::Fault);
     }
     let log = setting.dirs.logdir(setting.dirs.uid()).join(name.as_str()).join("current");
     match verb {

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use reraise::backend::native;
 use reraise::record::{More, Phase, Record};
 use reraise::slot::{self, Slot, SlotFile};
+use reraise::wanted::Wanted;
 
 use crate::support::{
     SLEEPER, STRANGER, Sandbox, is_alive, say, signal, skip_unless_root, spawn, wait_for, wait_gone,
@@ -296,10 +297,15 @@ fn a_service_that_the_shell_version_runs() {
     wait_gone(service);
     let new = s.wait_raised("web", service);
     assert!(is_alive(worker_pid));
+    // It was ours before, and wanted.
+    let own = s.state().join("s/web");
+    fs::create_dir_all(&own).unwrap();
+    Wanted::Up.write(&own).unwrap();
     let line = format!("web: stop    # (worker-pid={worker_pid})\n");
     assert_eq!(s.ok(&["stop", "web"]), line);
     worker.wait().unwrap();
     wait_gone(new);
+    assert_eq!(Wanted::read(&own), Some(Wanted::Down));
     assert_eq!(s.find_keeper(), None);
     // And then it is ours.
     s.up("web");

@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use reraise::record::Phase;
+use reraise::wanted::Wanted;
 
 use crate::support::{
     Done, SLEEPER, Sandbox, auto_reraise, finish, is_alive, signal, spawn, wait_for, wait_gone,
@@ -78,9 +79,13 @@ fn the_commands_work_on_it() {
     assert_eq!(s.ok(&["restart", "web"]), line);
     let new = s.wait_raised("web", pid);
     s.wait_phase("web", Phase::Run);
+    let own = s.state().join("s/web");
+    assert_eq!(Wanted::read(&own), Some(Wanted::Up));
     assert_eq!(s.ok(&["stop", "web"]), format!("web: stop    # (worker-pid={worker})\n"));
     wait_gone(new);
     web.finish().expect(0);
+    // A signal alone says nothing about tomorrow; the command does.
+    assert_eq!(Wanted::read(&own), Some(Wanted::Down));
     wait_for("the keeper to go", || s.find_keeper().is_none());
     assert_eq!(s.status("web"), "not-running");
 }

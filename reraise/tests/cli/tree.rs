@@ -9,11 +9,14 @@ use std::ffi::CString;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::process::Stdio;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{ForkResult, fork, setsid};
 
-use crate::support::{Fifo, Sandbox, as_ordinary, is_alive, signal, wait_for, wait_gone};
+use crate::support::{
+    Fifo, Sandbox, as_ordinary, finish, is_alive, signal, spawn, wait_for, wait_gone,
+};
 
 /// The variable, and the words that it may say.
 const ROLE: &str = "RERAISE_TEST_ROLE";
@@ -276,4 +279,16 @@ fn survivors_are_named() {
     let done = run("stop").expect(1);
     done.says("these processes outlived all signals").says(&survivor.to_string());
     assert!(is_alive(survivor));
+    signal(survivor, Signal::SIGKILL);
+    wait_gone(survivor);
+    // Also where a worker without a keeper has it.
+    let mut command = s.program(program.with_file_name("auto-reraise"));
+    as_ordinary(command.arg("web")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let web = spawn(&mut command);
+    let survivor = s.knows(facts.number());
+    run("stop").expect(1).says("processes outlived all signals");
+    let said = format!("these processes outlived all signals: [{survivor}]");
+    // It holds the output of its worker.
+    signal(survivor, Signal::SIGKILL);
+    finish(web, &command).expect(1).says(&said);
 }

@@ -20,7 +20,12 @@ use crate::cli::console;
 use crate::cli::status::Seen;
 
 /// Does it to a service of the shell version.
-pub(super) fn legacy(name: &ServiceName, seen: &Seen, verb: Verb) -> Result<(), Fault> {
+pub(super) fn legacy(
+    setting: &Setting,
+    name: &ServiceName,
+    seen: &Seen,
+    verb: Verb,
+) -> Result<(), Fault> {
     let cannot = |e: std::io::Error| Fault::system(name, "cannot be signalled", &e);
     let found = seen.record.as_ref().map(legacy::find).transpose().map_err(cannot)?.flatten();
     let Some(found) = found else {
@@ -34,6 +39,15 @@ pub(super) fn legacy(name: &ServiceName, seen: &Seen, verb: Verb) -> Result<(), 
         }
         Verb::Stop { wait, .. } => {
             end(found.worker, &[Signal::SIGTERM], wait).map_err(cannot)?;
+            let me = setting.dirs.uid();
+            let files = Files::of(&setting.dirs.piddir(me), me, name);
+            // From before the shell version took it over, it may be wanted up.
+            if Wanted::read(&files.own).is_some() {
+                let cannot = |e: std::io::Error| {
+                    Fault::system(name, "cannot note that it is wanted down", &e)
+                };
+                Wanted::Down.write(&files.own).map_err(cannot)?;
+            }
             console::line(&format!("{name}: stop    # (worker-pid={worker})"));
         }
         Verb::Restart { wait } => {

@@ -180,8 +180,12 @@ fn the_second_term_hurries() {
     let done = s.reraise(&["start", "other"]).expect(1);
     done.says("reraise: other: cannot be started while all services are being stopped\n    ");
     // Nor is anything forgotten when the worker dies.
-    signal(s.worker("web"), Signal::SIGKILL);
-    assert_eq!(got.line(), "term");
+    let worker = s.worker("web");
+    signal(worker, Signal::SIGKILL);
+    wait_for("another worker", || {
+        s.record("web").is_some_and(|r| r.worker.is_some_and(|w| w != worker))
+    });
+    assert_eq!(s.status("web"), "stopping");
     up.signal(Signal::SIGTERM);
     let done = up.finish().expect(0);
     assert!(!is_alive(pid) && done.err.contains("TERM: stopping 1 service(s), without patience"));
@@ -254,15 +258,20 @@ fn in_the_background_nobody_is_essential() {
 fn nobody_has_to_read_what_it_says() {
     let s = Sandbox::new();
     let runs = s.fifo("runs");
-    s.script("web", &format!("config_start_sec=0\necho $$ >{}\nexit 0", runs.shown()));
-    let mut up = Up::of(&s, &["web"]);
+    // Each is raised a few times at once, and then once a second.
+    let names: Vec<String> = (0..40).map(|n| format!("web-{n}")).collect();
+    for name in &names {
+        s.script(name, &format!("config_start_sec=0\necho $$ >{}\nexit 0", runs.shown()));
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut up = Up::of(&s, &names);
     use std::io::Read;
     let mut unread = up.child.stderr.take().unwrap();
     nix::fcntl::fcntl(&unread, nix::fcntl::FcntlArg::F_SETPIPE_SZ(8192)).unwrap();
     for _ in 0..200 {
         assert!(runs.number() > 0);
     }
-    s.ok(&["stop", "web"]);
+    s.ok(&["stop", "*"]);
     up.signal(Signal::SIGTERM);
     assert!(up.child.wait().unwrap().success());
     let mut text = String::new();

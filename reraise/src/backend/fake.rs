@@ -127,6 +127,12 @@ impl Fake {
         self.world().hides_exits = true;
     }
 
+    /// That process ends as soon as anybody asks to be told of its end, and nobody
+    /// is.
+    pub fn vanish_when_watched(&self, process: ProcessId) {
+        self.world().vanishing = Some(process);
+    }
+
     /// From now on orphans go to init, as on macOS.
     pub fn lose_orphans(&self) {
         self.world().keeps_orphans = false;

@@ -300,7 +300,8 @@ impl<B: ProcessBackend> Worker<B> {
         let (machine, signal, whom) =
             Machine::clearing(config, self.slot.run, now, history, launch);
         self.machine = machine;
-        self.signal(signal, whom)
+        self.signal(signal, whom)?;
+        self.notice_silence()
     }
 
     fn is_cleared(&mut self) -> io::Result<bool> {

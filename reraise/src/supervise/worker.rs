@@ -130,6 +130,7 @@ impl<B: ProcessBackend> Worker<B> {
                 self.feed(Input::Ended { exit, alone })?;
                 if !alone {
                     self.signal_orphans()?;
+                    self.notice_silence()?;
                 }
             }
             Event::Ended(id, _) if self.link.awaits(id) => {
@@ -146,6 +147,7 @@ impl<B: ProcessBackend> Worker<B> {
                 {
                     self.signal_untold(signal, scope)?;
                 }
+                self.notice_silence()?;
                 self.feed(Input::Deadline)?;
             }
         }
@@ -353,10 +355,22 @@ impl<B: ProcessBackend> Worker<B> {
         };
         let (signal, whom, _) = climb.rung();
         match signal {
-            Signal::SIGKILL => self.signal(signal, whom),
-            _ if self.machine.is_alive() => Ok(()),
-            _ => self.signal_orphans(),
+            Signal::SIGKILL => self.signal(signal, whom)?,
+            _ if self.machine.is_alive() => return Ok(()),
+            _ => self.signal_orphans()?,
         }
+        self.notice_silence()
+    }
+
+    /// The end of what is not our child is told only if we watched it before. So
+    /// after a look that found something, nothing may be left that would tell.
+    pub(super) fn notice_silence(&mut self) -> io::Result<()> {
+        let is_told = self.tree.as_ref().is_none_or(|t| t.is_ours) && self.backend.keeps_orphans();
+        if !is_told && self.is_ending() && !self.machine.is_alive() && self.is_alone()? {
+            self.tree = None;
+            return self.feed(Input::Alone);
+        }
+        Ok(())
     }
 
     fn scope(&self) -> Scope {

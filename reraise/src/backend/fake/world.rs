@@ -86,6 +86,7 @@ pub(super) struct World {
     pub(super) started: Vec<Started>,
     pub(super) hides_exits: bool,
     pub(super) keeps_orphans: bool,
+    pub(super) vanishing: Option<ProcessId>,
     us: i32,
     next_pid: i32,
     births: u64,
@@ -111,6 +112,7 @@ impl World {
             started: Vec::new(),
             hides_exits: false,
             keeps_orphans: true,
+            vanishing: None,
             us: FIRST,
             next_pid: FIRST + 1,
             births: 0,
@@ -363,6 +365,9 @@ impl World {
     }
 
     pub(super) fn watch(&mut self, id: ProcessId) -> bool {
+        if self.vanishing == Some(id) {
+            self.end(id, by(Signal::SIGKILL));
+        }
         let is_ending = self.events.iter().any(|e| matches!(e, Event::Ended(p, _) if *p == id));
         if is_ending {
             return true;

@@ -274,6 +274,34 @@ fn a_start_before_which_something_is_ended_counts_from_nothing() {
     assert_eq!((bench.launches(), raised()), (vec![0.0, 35.0, 55.0], 1));
 }
 
+/// A look may find somebody who is gone before it can be watched.
+#[test]
+fn an_end_that_nobody_tells_is_noticed() {
+    let child = |after| Offspring::new(stubborn()).in_own_session().after(secs(after));
+    let other = |bench: &Bench| *bench.fake.living().iter().find(|p| **p != bench.main()).unwrap();
+    // What a dead run has left, before a start.
+    let bench = Bench::new("", [lasts(20, 1).forking(child(0)), Behaviour::waits()]);
+    crashed(&bench, 15, Phase::Up);
+    bench.fake.crash();
+    bench.wait(30);
+    bench.fake.vanish_when_watched(other(&bench));
+    assert_eq!(bench.run(bench.start()), End::Quiet);
+    assert_eq!(bench.launches(), [0.0, 30.0]);
+    // What has joined since the signal, on the last step.
+    let main = Behaviour::waits().ending_on(Signal::SIGTERM, secs(4), Exit::Code(0));
+    let bench = Bench::new("config_stop=\"TERM 30\"", [main.forking(child(22))]);
+    crashed(&bench, 15, Phase::Up);
+    bench.fake.crash();
+    bench.ask(20, [STOP]);
+    let fake = bench.fake.clone();
+    let main = bench.main();
+    bench.at(23, move || {
+        let other = *fake.living().iter().find(|p| **p != main).unwrap();
+        fake.vanish_when_watched(other);
+    });
+    assert_eq!((bench.run(Task::Resume), bench.now()), (STOPPED, secs(24)));
+}
+
 #[test]
 fn a_start_is_not_forgotten_though_something_hangs() {
     let child = Offspring::new(stubborn().ignoring(Signal::SIGKILL)).in_own_session();

@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use reraise::backend::native;
+use reraise::backend::{ProcessId, native};
 use reraise::lock::{self, Holder};
 use reraise::record::{Phase, Record};
 
@@ -131,7 +131,7 @@ pub(crate) struct Sandbox {
     /// `$RERAISE_LOGDIR`.
     pub(crate) l: PathBuf,
     /// Processes that nothing but their pid connects with the sandbox.
-    known: RefCell<Vec<i32>>,
+    known: RefCell<Vec<ProcessId>>,
 }
 
 impl Sandbox {
@@ -340,7 +340,9 @@ impl Sandbox {
     /// A process that must be gone at the end, although nothing shows that it
     /// belongs to the sandbox.
     pub(crate) fn knows(&self, pid: i32) -> i32 {
-        self.known.borrow_mut().push(pid);
+        // A bare pid may be another test's by the time that it is killed here.
+        let born = native::born(pid).unwrap();
+        self.known.borrow_mut().extend(born.map(|born| ProcessId { pid, born }));
         pid
     }
 
@@ -372,7 +374,8 @@ impl Sandbox {
         };
         let mut ours: BTreeSet<i32> =
             all.iter().map(|p| p.pid).filter(|&pid| is_marked(pid)).collect();
-        ours.extend(self.known.borrow().iter().filter(|&&pid| is_alive(pid)));
+        let is_still = |known: &&ProcessId| native::born(known.pid).unwrap() == Some(known.born);
+        ours.extend(self.known.borrow().iter().filter(is_still).map(|known| known.pid));
         ours.remove(&me);
         loop {
             let before = ours.len();
@@ -424,7 +427,9 @@ impl Drop for Sandbox {
         if std::thread::panicking() {
             let messages = self.messages();
             say(&format!("messages of keeper and workers:\n{messages}"));
-            say(&format!("processes: {:?}", self.processes()));
+            let all = self.processes();
+            say(&format!("processes: {all:?}"));
+            all.into_iter().for_each(|pid| say(&about(pid)));
         }
         let end = Instant::now() + LIMIT;
         loop {
@@ -442,6 +447,16 @@ impl Drop for Sandbox {
             pause();
         }
     }
+}
+
+/// What procfs says about a process, for whoever wonders why it is still there.
+fn about(pid: i32) -> String {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let wanted = ["State", "PPid", "ShdPnd", "SigPnd", "SigBlk", "SigIgn"];
+    let status = read("status");
+    let lines = status.lines().filter(|line| wanted.iter().any(|w| line.starts_with(w)));
+    let facts: Vec<&str> = lines.collect();
+    format!("{pid} {:?} at {:?}: {}", read("cmdline"), read("wchan"), facts.join(", "))
 }
 
 fn holder(path: &Path) -> Option<i32> {

@@ -23,7 +23,7 @@ pub(super) fn search(
     main_pid: Option<ProcessId>,
     strays: &[i32],
     spared: &[i32],
-    is_marked: impl Fn(i32) -> bool,
+    is_marked: impl Fn(&Relation) -> bool,
 ) -> Vec<i32> {
     let main = tree.main;
     // No pid is given away while a session has its number. So a newcomer who
@@ -33,7 +33,7 @@ pub(super) fn search(
         strays.contains(&p.pid)
             || main_pid == Some(main) && p.pid == main.pid
             || is_session && p.sid == main.pid
-            || is_marked(p.pid)
+            || is_marked(p)
     };
     let roots = all.iter().filter(is_found).map(|p| p.pid).collect();
     let mut found = with_descendants(roots, all, spared);
@@ -101,7 +101,7 @@ mod tests {
             .filter(|p| p.pid != 10 || main_pid.is_some())
             .map(|p| if p.pid == 11 && main_pid.is_none() { Relation { ppid: 1, ..p } } else { p })
             .collect();
-        let mut found = search(&tree, &all, main_pid, strays, &[1, 5, 6, 13], |pid| pid == 30);
+        let mut found = search(&tree, &all, main_pid, strays, &[1, 5, 6, 13], |p| p.pid == 30);
         found.sort_unstable();
         found
     }

@@ -76,10 +76,9 @@ impl Keeper {
         let unknown: Vec<i32> = children
             .into_iter()
             .filter(|pid| !self.workers.contains_key(pid))
-            .filter(|pid| {
-                let born = native::born(*pid).ok().flatten();
-                born.is_some() && self.strays.get(pid).copied() != born
-            })
+            // A child keeps its pid until we reap it.
+            .filter(|pid| !self.strays.contains_key(pid))
+            .filter(|pid| native::born(*pid).ok().flatten().is_some())
             .collect();
         if unknown.is_empty() {
             return;

@@ -409,7 +409,8 @@ impl World {
             let kin = tree::with_descendants(strays.clone(), &all, &spared);
             all.retain(|p| kin.contains(&p.pid));
         }
-        let is_marked = |pid| self.processes.get(&pid).is_some_and(|p| p.run == Some(tree.run));
+        let is_marked =
+            |p: &Relation| self.processes.get(&p.pid).is_some_and(|p| p.run == Some(tree.run));
         let main_pid = self.identify(tree.main.pid);
         let found = tree::search(tree, &all, main_pid, &strays, &spared, is_marked);
         found.into_iter().flat_map(|pid| self.identify(pid)).collect()

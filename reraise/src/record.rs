@@ -173,9 +173,11 @@ impl Record {
         if !owners.contains(&about.uid()) {
             return Err(format!("its record belongs to user {}", about.uid()));
         }
-        let mut line = Vec::with_capacity(256);
-        file.take(MOST).read_to_end(&mut line).map_err(bad)?;
-        match Self::from_line(&line) {
+        // Its length is known: no second read only finds the end.
+        let mut line = vec![0; about.len().min(MOST) as usize];
+        let mut file = file;
+        let length = file.read(&mut line).map_err(bad)?;
+        match Self::from_line(&line[..length]) {
             Some(record) => Ok(Some(record)),
             None => Err("its record makes no sense".to_owned()),
         }

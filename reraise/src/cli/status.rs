@@ -3,7 +3,9 @@
 
 mod long;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::num::NonZero;
 
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -184,11 +186,7 @@ pub(crate) fn run(
     json: bool,
 ) -> Result<ExitCode, Fault> {
     let found = select(setting, patterns)?;
-    let rows: Vec<(&ServiceName, Option<&Entry>, Seen)> = found
-        .services
-        .iter()
-        .map(|(name, entry)| (name, entry.as_ref(), look(setting, name, entry.as_ref())))
-        .collect();
+    let rows = look_at_all(setting, &found.services);
     let usage = if long {
         long::usage(rows.iter().map(|(.., seen)| seen)).map_err(|e| {
             Fault::new(ExitCode::System, "the processes", format!("cannot be listed: {e}"), "")
@@ -225,6 +223,39 @@ pub(crate) fn run(
     let codes = rows.iter().map(|(.., seen)| seen.state.code());
     let unknown = found.faults.iter().map(|f| f.code);
     Ok(ExitCode::of_all(codes.chain(unknown)))
+}
+
+/// A service as it is selected, and what a look finds.
+type Row<'a> = (&'a ServiceName, Option<&'a Entry>, Seen);
+
+/// So many services are looked at by one thread at least.
+const SHARE: usize = 100;
+
+/// Looks at services, many of them on all processors.
+fn look_at_all<'a>(
+    setting: &Setting,
+    services: &'a BTreeMap<ServiceName, Option<Entry>>,
+) -> Vec<Row<'a>> {
+    let all: Vec<_> = services.iter().collect();
+    let look = |part: &[(&'a ServiceName, &'a Option<Entry>)]| -> Vec<Row<'a>> {
+        let row = |&(name, entry): &(&'a ServiceName, &'a Option<Entry>)| {
+            (name, entry.as_ref(), look(setting, name, entry.as_ref()))
+        };
+        part.iter().map(row).collect()
+    };
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let share = all.len().div_ceil(processors).max(SHARE);
+    let (first, others) = all.split_at(share.min(all.len()));
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            others.chunks(share).map(|part| scope.spawn(move || look(part))).collect();
+        let mut rows = look(first);
+        for thread in threads {
+            // A panic has ended us already.
+            rows.extend(thread.join().unwrap_or_default());
+        }
+        rows
+    })
 }
 
 fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Usage>]) {

@@ -245,7 +245,7 @@ pub(super) fn keep_zombies() {
 
 /// Looks which signals we ignore, std's SIGPIPE and whatever our caller did, so that
 /// neither we nor our forks ask again for each launch. Nothing here changes it
-/// later but [`keep_zombies`], to the default.
+/// later but `keep_zombies`, to the default.
 pub fn note_ignored() {
     for (word, ignored) in IGNORED.iter().enumerate() {
         let is_ignored =

@@ -10,8 +10,7 @@ use nix::sys::signal::Signal;
 use reraise::lock::{self, Holder};
 
 use crate::support::{
-    SLEEPER, Sandbox, as_ordinary, finish, is_alive, ordinary, signal, skipped, spawn, wait_for,
-    wait_gone,
+    SLEEPER, Sandbox, as_ordinary, finish, is_alive, ordinary, signal, spawn, wait_for, wait_gone,
 };
 
 #[test]
@@ -227,7 +226,9 @@ fn an_environment_as_long_as_the_kernel_takes() {
     let body = format!("echo ${{#V44}} >{}\nexec sleep 1000000", fifo.shown());
     s.script("web", &format!("config_start_sec=0\n{body}"));
     if getrlimit(Resource::RLIMIT_STACK).unwrap().1 != RLIM_INFINITY {
-        skipped("a stack without limit, on which the length of an environment depends");
+        crate::support::skipped(
+            "a stack without limit, on which the length of an environment depends",
+        );
         return;
     }
     // 6 MB for all, 128 kB for one (execve(2)).

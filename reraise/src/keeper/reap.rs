@@ -85,6 +85,10 @@ impl Keeper {
             return;
         }
         let adopted: Vec<ServiceName> = self.adopted.keys().cloned().collect();
+        // A guess would end some day what is another's: that of a worker which
+        // is dead as well, and not reaped yet.
+        let is_alive = |&pid: &i32| native::born(pid).ok().flatten().is_some();
+        let dead = dead.filter(|_| adopted.len() == 1 && self.workers.keys().all(is_alive));
         for (stray, owner) in
             scan::assign(&self.command, self.me, self.place, &unknown, &adopted, dead)
         {

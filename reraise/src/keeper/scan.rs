@@ -93,7 +93,8 @@ pub(super) fn run_of(
 }
 
 /// For each orphan of ours: its identity, and the service and the run that it
-/// belongs to, where that is known. The main process of a run needs no note.
+/// belongs to, where that is known; `dead` has what belongs to none of them. The
+/// main process of a run needs no note.
 pub(super) fn assign(
     keeper: &KeeperCommand,
     me: u32,
@@ -118,8 +119,7 @@ pub(super) fn assign(
         let by_session = slots.iter().find(|(_, s)| session.is_ok_and(|sid| sid.as_raw() == s.pid));
         let by_mark =
             || slots.iter().find(|(_, s)| native::carries(pid, run_entry(s.run).as_bytes()));
-        // With one candidate only: a guess would end some day what is another's.
-        let by_death = || slots.iter().find(|(n, _)| Some(*n) == dead && adopted.len() == 1);
+        let by_death = || slots.iter().find(|(n, _)| Some(*n) == dead);
         if let Some((name, slot)) = by_session.or_else(by_mark).or_else(by_death) {
             found.push((own, Some(((*name).clone(), slot.run))));
         }

@@ -10,6 +10,7 @@ mod bad_input;
 mod bad_places;
 mod bad_records;
 mod commands;
+mod deaths;
 #[cfg(target_os = "linux")]
 mod container;
 mod foreground;

@@ -97,6 +97,8 @@ struct Keeper {
     forks: VecDeque<Fork>,
     /// Orphans that have been assigned.
     strays: BTreeMap<i32, u64>,
+    /// Workers that have been called, and have not said hello.
+    called: BTreeMap<i32, ServiceName>,
     me: u32,
     /// Connections that are behind with reading, and when to try again: there
     /// is nothing to wait on that would say so, and it is rare and short.
@@ -224,6 +226,7 @@ impl Keeper {
             adopted: BTreeMap::new(),
             forks: VecDeque::new(),
             strays: BTreeMap::new(),
+            called: BTreeMap::new(),
             me,
             behind: BTreeSet::new(),
             was_silent: false,

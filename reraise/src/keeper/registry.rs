@@ -44,6 +44,8 @@ enum Seat {
     Taken,
     /// It has said that it goes.
     Leaving,
+    /// It is another keeper's, has been called, and has not said hello.
+    Called,
     /// Its workers keep failing; the next one comes at this time.
     Resting(Duration),
 }
@@ -95,8 +97,8 @@ impl Registry {
                 service.pending.push((client, request.clone()));
                 match service.seat {
                     Seat::Taken => vec![Effect::Pass(name, request)],
-                    // Whoever comes next gets it.
-                    Seat::Leaving => Vec::new(),
+                    // Whoever comes next, or says hello, gets it.
+                    Seat::Leaving | Seat::Called => Vec::new(),
                     Seat::Resting(_) => self.fill(&name),
                 }
             }
@@ -143,6 +145,12 @@ impl Registry {
         let service = Service::new(Seat::Leaving, Vec::new());
         self.services.insert(name.clone(), service);
         self.fill(&name)
+    }
+
+    /// A worker that another keeper forked has been called. What is asked of it
+    /// waits for it.
+    pub fn expect(&mut self, name: ServiceName) {
+        self.services.entry(name).or_insert(Service::new(Seat::Called, Vec::new()));
     }
 
     /// A worker that another keeper forked introduces itself.
@@ -228,7 +236,7 @@ impl Registry {
     pub fn deadline(&self) -> Option<Duration> {
         let until = |s: &Service| match s.seat {
             Seat::Resting(until) => Some(until),
-            Seat::Taken | Seat::Leaving => None,
+            Seat::Taken | Seat::Leaving | Seat::Called => None,
         };
         self.services.values().filter_map(until).min()
     }
@@ -270,7 +278,7 @@ impl Registry {
             }
             // It is going, and nobody is to come after it.
             Seat::Leaving if service.pending.is_empty() => Vec::new(),
-            Seat::Leaving => {
+            Seat::Leaving | Seat::Called => {
                 service.pending.push((NOBODY, leave));
                 Vec::new()
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::peers::Peer;
-use super::registry::{Client, Effect};
+use super::registry::{Client, Effect, End};
 use super::up::{self, Leaving};
 use super::{Fork, Keeper, LISTENER, now};
 use crate::backend::native::QueueEvent;
@@ -64,8 +64,11 @@ impl Keeper {
                 Ok(Some(QueueEvent::Readable(token))) => {
                     self.on_readable(token);
                 }
-                // Nothing else is watched.
-                Ok(Some(QueueEvent::Ended { .. })) => {}
+                Ok(Some(QueueEvent::Ended { pid, .. })) => {
+                    if let Some(name) = self.called.remove(&pid) {
+                        self.worker_gone(&name, End::Killed);
+                    }
+                }
                 Ok(None) => {
                     self.flush_all();
                     let effects = self.registry.tick(now());
@@ -134,13 +137,7 @@ impl Keeper {
             "hello" => {
                 if let Some(name) = rest.split().and_then(|(name, _)| valid(name)) {
                     connection.peer = Peer::Worker(name.clone());
-                    self.links.insert(name.clone(), token);
-                    self.adopted.insert(name.clone(), ());
-                    self.registry.hello(name.clone());
-                    if self.leaving != Leaving::No {
-                        let effects = self.registry.leave(name, self.leaving == Leaving::Hurried);
-                        self.carry_out(effects);
-                    }
+                    self.greet(name, token);
                 }
             }
             verb => {

@@ -40,3 +40,21 @@ fn a_service_whose_worker_died_with_anothers_is_not_taken_for_its_rest() {
     }
     names.iter().for_each(|name| drop(s.wait_phase(name, Phase::Run)));
 }
+
+#[test]
+fn a_worker_that_dies_while_a_new_keeper_calls_it_is_replaced() {
+    let s = Sandbox::new();
+    let names = ["one", "two", "three"];
+    names.iter().for_each(|name| drop(s.script(name, SLEEPER)));
+    let mains = names.map(|name| s.up(name));
+    for round in 0..30 {
+        let name = names[round % names.len()];
+        let (keeper, worker) = (s.keeper(), s.worker(name));
+        signal(keeper, Signal::SIGKILL);
+        // It looks for them as soon as it has the lock.
+        wait_for("another keeper", || s.find_keeper().is_some_and(|new| new != keeper));
+        signal(worker, Signal::SIGKILL);
+        wait_adopted(&s, name, worker);
+    }
+    assert!(mains.into_iter().all(is_alive));
+}

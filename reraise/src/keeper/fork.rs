@@ -11,6 +11,7 @@ use super::registry::End;
 use super::up::Leaving;
 use super::{Keeper, now, scan};
 use crate::backend::native;
+use crate::control::Frame;
 use crate::error::Fault;
 use crate::messages;
 use crate::name::ServiceName;
@@ -61,13 +62,25 @@ impl Keeper {
         }
         self.adopted.insert(name.clone(), ());
         self.registry.hello(name.clone());
-        if self.links.insert(name.clone(), token).is_none() {
-            let effects = self.registry.reseat(&name);
-            self.carry_out(effects);
-        }
+        self.links.insert(name.clone(), token);
+        let effects = self.registry.reseat(&name);
+        self.carry_out(effects);
         if self.leaving != Leaving::No {
             let effects = self.registry.leave(name, self.leaving == Leaving::Hurried);
             self.carry_out(effects);
+        }
+    }
+
+    /// A worker of ours has found one of an earlier keeper, which has not said
+    /// hello; when we looked for such, it was only beginning.
+    pub(super) fn on_yield(&mut self, name: ServiceName, token: u64, frame: &Frame) {
+        self.yielded.insert(token);
+        let pid = frame.split().and_then(|(pid, _)| pid.parse().ok());
+        if let (Some(pid), Some(&linked)) = (pid, self.links.get(&name))
+            && linked == token
+            && let Err(e) = self.call(name.clone(), pid)
+        {
+            messages::say(name.as_str(), &format!("cannot call its worker: {e}"));
         }
     }
 

@@ -99,6 +99,8 @@ struct Keeper {
     strays: BTreeMap<i32, u64>,
     /// Workers that have been called, and have not said hello.
     called: BTreeMap<i32, ServiceName>,
+    /// Workers of ours that have found another one in their place.
+    yielded: BTreeSet<Token>,
     me: u32,
     /// Connections that are behind with reading, and when to try again: there
     /// is nothing to wait on that would say so, and it is rare and short.
@@ -227,6 +229,7 @@ impl Keeper {
             forks: VecDeque::new(),
             strays: BTreeMap::new(),
             called: BTreeMap::new(),
+            yielded: BTreeSet::new(),
             me,
             behind: BTreeSet::new(),
             was_silent: false,

@@ -19,7 +19,10 @@ impl Keeper {
                 // connection must not count as a second death.
                 self.drain(token);
                 self.workers.remove(&pid);
+                let has_yielded = self.yielded.remove(&token);
                 let end = match Exit::from_status(status) {
+                    // Whom it has found may be gone meanwhile.
+                    Exit::Code(0) if has_yielded => End::Killed,
                     Exit::Code(0) => End::Done,
                     Exit::Signal { number: libc::SIGKILL | libc::SIGTERM, .. } => End::Killed,
                     _ => End::Failed,
@@ -58,10 +61,12 @@ impl Keeper {
             self.adopted.remove(name);
         }
         let effects = if self.links.contains_key(name) {
-            // That of an earlier keeper has said hello, and this one has only
-            // found it there.
+            // That of an earlier keeper has said hello, and has all requests.
             self.adopted.insert(name.clone(), ());
-            self.registry.reseat(name)
+            Vec::new()
+        } else if self.called.values().any(|called| called == name) {
+            self.registry.defer(name);
+            Vec::new()
         } else {
             self.registry.gone(name, end, now())
         };

@@ -50,8 +50,13 @@ pub(super) fn services(
     let mut found = Vec::new();
     for name in names(keeper)? {
         let files = Files::of(&keeper.piddir, me, &name);
-        match lock::holder_of(&files.file("lock"), 0) {
-            Ok(Holder::Pid(pid)) => found.push((name, Found::Worker(pid))),
+        match lock::holder_of(&files.file("lock"), lock::ALIVE) {
+            // One that was started by hand knows no keeper.
+            Ok(Holder::Pid(pid)) => {
+                if lock::holder_of(&files.file("lock"), lock::BY_HAND)? != Holder::Pid(pid) {
+                    found.push((name, Found::Worker(pid)));
+                }
+            }
             Ok(Holder::Elsewhere) | Err(_) => {}
             Ok(Holder::Nobody) => {
                 if has_run(keeper, me, place, &name) {
@@ -75,7 +80,7 @@ pub(super) fn wanted(keeper: &KeeperCommand, me: u32) -> io::Result<Vec<ServiceN
 /// Whether the lock is still held by this pid.
 pub(super) fn is_still(keeper: &KeeperCommand, me: u32, name: &ServiceName, pid: i32) -> bool {
     let files = Files::of(&keeper.piddir, me, name);
-    lock::holder_of(&files.file("lock"), 0).is_ok_and(|h| h == Holder::Pid(pid))
+    lock::holder_of(&files.file("lock"), lock::ALIVE).is_ok_and(|h| h == Holder::Pid(pid))
 }
 
 /// The service and the run whose main process has this pid. To be asked about

@@ -126,9 +126,16 @@ impl Keeper {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         if let Peer::Worker(name) = &connection.peer {
             let name = name.clone();
-            self.overhear(&name, frame);
-            let effects = self.registry.news(&name, frame);
-            self.carry_out(effects);
+            match frame.split() {
+                Some(("yield", rest)) => self.on_yield(name, token, &rest),
+                // What another one says who has the service does not count.
+                _ if self.links.get(&name) != Some(&token) => {}
+                _ => {
+                    self.overhear(&name, frame);
+                    let effects = self.registry.news(&name, frame);
+                    self.carry_out(effects);
+                }
+            }
             return;
         }
         let Some((verb, rest)) = frame.split() else { return };
@@ -179,12 +186,12 @@ impl Keeper {
             match effect {
                 Effect::Fork(name, task) => self.forks.push_back((name, task, Vec::new())),
                 Effect::Pass(name, request) => {
-                    // Not yet forked: it gets it when it is.
-                    if let Some((.., requests)) = self.forks.iter_mut().find(|f| f.0 == name) {
-                        requests.push(request);
-                    } else {
-                        let token = self.links.get(&name).copied();
-                        self.send(token, &request.to_frame());
+                    let token = self.links.get(&name).copied();
+                    let fork = self.forks.iter_mut().find(|f| f.0 == name);
+                    match (token, fork) {
+                        // Not yet forked: it gets it when it is.
+                        (None, Some((.., requests))) => requests.push(request),
+                        (token, _) => self.send(token, &request.to_frame()),
                     }
                 }
                 Effect::Answer(client, frame) => self.send(Some(client), &frame),

@@ -8,7 +8,7 @@ use crate::backend::{Exit, ProcessBackend, Scope, Signal, Tree};
 use crate::config::Config;
 use crate::context::Context;
 use crate::error::{ExitCode, Fault};
-use crate::lock::{Holder, LockFile};
+use crate::lock::{self, Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::{self, Files};
@@ -63,14 +63,22 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         return Ok(None);
     }
     let lock = LockFile::open(&files.file("lock"))?;
-    if !lock.try_take(0)? {
-        let pid = match lock.holder(0)? {
-            Holder::Pid(pid) => pid,
-            Holder::Elsewhere => 0,
-            // Its holder has just ended: whoever sent us tries again.
-            Holder::Nobody => return Err(io::ErrorKind::Interrupted.into()),
+    if given.under == Under::Nobody {
+        // First, so that nobody takes us for a worker that can be called.
+        lock.try_take(lock::BY_HAND)?;
+    }
+    while !lock.try_take(lock::ALIVE)? {
+        let held = match lock.holder(lock::ALIVE)? {
+            // Its holder has just ended.
+            Holder::Nobody => continue,
+            Holder::Elsewhere => News::Held(0),
+            Holder::Pid(pid) if lock.holder(lock::BY_HAND)? == Holder::Pid(pid) => News::Held(pid),
+            Holder::Pid(pid) => {
+                link.yield_to(pid);
+                return Ok(None);
+            }
         };
-        link.tell(&News::Held(pid));
+        link.tell(&held);
         return Ok(None);
     }
     let opened = SlotFile::open(&files.file("run"));

@@ -140,6 +140,12 @@ impl Link {
         self.send(&news.to_frame().after("all"));
     }
 
+    /// Tells the keeper alone that a worker of an earlier keeper has the service,
+    /// and is to be called.
+    pub fn yield_to(&mut self, pid: i32) {
+        self.send(&Frame::new(["yield", &pid.to_string()]));
+    }
+
     /// Tells one client.
     pub fn answer(&mut self, client: &str, news: &News) {
         self.send(&news.to_frame().after(client).after("to"));

@@ -25,8 +25,10 @@ fn wait_adopted(s: &Sandbox, name: &str, old: i32) {
 fn a_service_whose_worker_died_with_anothers_is_not_taken_for_its_rest() {
     let s = Sandbox::new();
     let names = ["one", "two"];
-    names.iter().for_each(|name| drop(s.script(name, SLEEPER)));
-    let mains = names.map(|name| s.up(name));
+    let mains = names.map(|name| {
+        s.script(name, SLEEPER);
+        s.up(name)
+    });
     let workers = names.map(|name| s.worker(name));
     kill_behind(s.keeper(), &workers);
     (0..2).for_each(|at| wait_adopted(&s, names[at], workers[at]));
@@ -38,15 +40,19 @@ fn a_service_whose_worker_died_with_anothers_is_not_taken_for_its_rest() {
             assert!(is_alive(mains[1]), "ended together with the other");
         }
     }
-    names.iter().for_each(|name| drop(s.wait_phase(name, Phase::Run)));
+    for name in names {
+        s.wait_phase(name, Phase::Run);
+    }
 }
 
 #[test]
 fn a_worker_that_dies_while_a_new_keeper_calls_it_is_replaced() {
     let s = Sandbox::new();
     let names = ["one", "two", "three"];
-    names.iter().for_each(|name| drop(s.script(name, SLEEPER)));
-    let mains = names.map(|name| s.up(name));
+    let mains = names.map(|name| {
+        s.script(name, SLEEPER);
+        s.up(name)
+    });
     for round in 0..30 {
         let name = names[round % names.len()];
         let (keeper, worker) = (s.keeper(), s.worker(name));

@@ -10,9 +10,9 @@ mod bad_input;
 mod bad_places;
 mod bad_records;
 mod commands;
-mod deaths;
 #[cfg(target_os = "linux")]
 mod container;
+mod deaths;
 mod foreground;
 mod guarantees;
 mod lifecycle;

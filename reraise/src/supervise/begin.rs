@@ -260,7 +260,8 @@ impl<B: ProcessBackend> Worker<B> {
                 self.feed(Input::Deadline)
             }
             Beginning::Launch => {
-                if matches!(task, Task::Resume | Task::Raise { .. }) {
+                // What the policy remembers is forgotten by a start alone.
+                if !matches!(task, Task::Start { .. }) {
                     self.machine = Machine::waiting(config, seed, now, history);
                 }
                 self.clear_then(true)

@@ -238,6 +238,10 @@ impl<B: ProcessBackend> Worker<B> {
                 self.machine = Machine::adopted(config, seed, since.min(now), history);
                 let Some(input) = then else {
                     self.answer_already(task, self.slot.pid);
+                    // Who launched it may have died before it could say so.
+                    if self.slot.phase == Phase::Up {
+                        self.link.tell(&News::Launched(self.slot.pid));
+                    }
                     return self.feed(Input::Deadline);
                 };
                 // In one step for the slot: if we die in between, our successor

@@ -50,3 +50,11 @@ fn what_is_being_stopped_stays_down() {
         assert_eq!((bench.launches().len(), bench.fake.living()), (1, vec![]), "{dies}");
     }
 }
+
+#[test]
+fn who_waits_is_told_of_a_launch_by_the_next_worker() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    crashed(&bench, 5, Phase::Up);
+    assert_eq!(bench.run_until(Task::Resume, 8), End::TimeUp);
+    assert_eq!(bench.story(), ["5 launched"]);
+}

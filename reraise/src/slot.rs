@@ -64,6 +64,8 @@ pub struct Slot {
     pub until: u64,
     /// How often the service was raised since it was started.
     pub raised: u32,
+    /// How often its worker was stopped and continued since then.
+    pub continued: u32,
 }
 
 /// Length on disk.
@@ -112,6 +114,7 @@ impl Slot {
         for (i, number) in numbers.iter().enumerate() {
             out[24 + 8 * i..32 + 8 * i].copy_from_slice(&number.to_le_bytes());
         }
+        out[72..76].copy_from_slice(&self.continued.to_le_bytes());
         let sum = checksum(&out[..SIZE - 8]);
         out[SIZE - 8..].copy_from_slice(&sum.to_le_bytes());
         out
@@ -144,6 +147,7 @@ impl Slot {
             failures: half(12),
             pid: half(16).cast_signed(),
             raised: half(20),
+            continued: half(72),
             born: number(24),
             run: number(32),
             boot: number(40),
@@ -267,6 +271,7 @@ mod tests {
             since: 4,
             until: 5,
             raised: 6,
+            continued: 7,
         }
     }
 

@@ -15,6 +15,7 @@ use crate::control::Frame;
 use crate::error::Fault;
 use crate::messages;
 use crate::name::ServiceName;
+use crate::revive;
 use crate::supervise::link::Request;
 use crate::supervise::news::News;
 
@@ -39,6 +40,7 @@ impl Keeper {
             && self.queue.watch_process(pid, born)?
         {
             native::send(pid, born, Signal::SIGUSR1)?;
+            revive::process(pid)?;
             self.registry.expect(name.clone());
             self.called.insert(pid, name);
         } else if scan::has_run(&self.command, self.me, self.place, &name) {

@@ -209,8 +209,14 @@ impl Keeper {
         native::become_subreaper()?;
         native::note_ignored();
         native::prepare_title();
-        let signals =
-            [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1];
+        let signals = [
+            Signal::SIGCHLD,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGUSR1,
+            Signal::SIGCONT,
+        ];
         let mut queue = EventQueue::new(&signals)?;
         let listener = settle::listen(&command.state)?;
         queue.watch_readable(listener.as_fd(), LISTENER)?;

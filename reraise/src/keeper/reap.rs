@@ -6,6 +6,7 @@ use crate::backend::{Exit, native};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::Files;
+use crate::revive;
 use crate::slot;
 use crate::supervise::launch;
 
@@ -13,7 +14,15 @@ impl Keeper {
     /// Looks at all children that have ended. Before an adopted run is reaped,
     /// its status is put where its worker finds it.
     pub(super) fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = native::peek_child() {
+        while let Ok(Some((pid, status))) = native::peek_child(true) {
+            if libc::WIFSTOPPED(status) {
+                native::note_stop(pid);
+                // Services may be stopped by whoever likes to.
+                if self.workers.contains_key(&pid) {
+                    let _ = revive::process(pid);
+                }
+                continue;
+            }
             if let Some((name, token)) = self.workers.get(&pid).cloned() {
                 // Still ours while its last words are read: what closes the
                 // connection must not count as a second death.

@@ -118,6 +118,7 @@ impl Keeper {
             // The end of the session or of the machine: all services end in
             // order, and what is wanted stays as it was.
             Signal::SIGTERM | Signal::SIGINT => self.leave(&signal.as_str()[3..]),
+            Signal::SIGCONT => messages::say("keeper", "was stopped, and goes on"),
             _ => {}
         }
     }

@@ -17,6 +17,7 @@ mod foreground;
 mod guarantees;
 mod lifecycle;
 mod resume;
+mod stopped;
 mod support;
 mod surroundings;
 mod tree;

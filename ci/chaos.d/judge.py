@@ -24,6 +24,7 @@ class Service:
         self.kind = kind
         self.is_up = False          # what it was last told to be
         self.base = 0               # runs before it was last started
+        self.started = 0            # when it was last asked to start, which forgets failures
         self.killed = {}            # run key: when, by the test
         self.was_asked = False      # something may still end it that was asked for before
         self.since = 0.0            # when it was first not waited for
@@ -58,6 +59,9 @@ class Judge:
         """Waits until all is as it must be after these commands, and fails when it never is.
         The services that nobody can say of whether they are to run."""
         wishes = {name: self.wish(name, commands) for name in self.services}
+        for command in commands:
+            for name in command.names if command.words[0] == "start" else ():
+                self.services[name].started = command.begun
         begun = time.monotonic()
         left, reasons, last_status = set(self.services), {}, 0.0
         stopped = {n for n, verbs in self.verbs(commands).items() if verbs == {"stop"}
@@ -124,11 +128,11 @@ class Judge:
         return self.services[name].is_up
 
     def may_have_failed(self, name):
-        """Whether no run since it was last started has lasted long enough."""
+        """Whether no run since it was last asked to start has lasted long enough."""
         service = self.services[name]
         if service.kind != "fickle":
             return False
-        runs = self.world.runs[name][service.base:]
+        runs = [run for run in self.world.runs[name] if run.born > service.started]
         return all(run.is_over and self.lasted(service, run) < START_NS for run in runs)
 
     @staticmethod

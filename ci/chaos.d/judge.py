@@ -6,10 +6,11 @@ import time
 
 from world import Lines, lock_holder
 
-# Longest time for anything to settle. The slowest: a rest that ignores TERM for 5 s, twice.
-LIMIT = 30.0
-# Those who leave such a rest need not be waited for after each step.
-SLOW = "deaf-forker"
+# Longest time for anything to settle.
+LIMIT = 10.0
+# What these leave ignores TERM for 5 s, more than once. They need not be waited for after
+# each step.
+SLOW, SLOW_LIMIT = "deaf-forker", 30.0
 START_NS = 300_000_000      # config_start_sec of the fickle ones
 
 
@@ -95,7 +96,8 @@ class Judge:
             trouble = self.lines_trouble()
             if not common and not trouble and all(self.may_wait(n, commands) for n in left):
                 break
-            if time.monotonic() - begun > LIMIT:
+            waits = not common and all(self.services[name].kind == SLOW for name in left)
+            if time.monotonic() - begun > (SLOW_LIMIT if waits else LIMIT):
                 raise Violation("; ".join(filter(None, [common, trouble, *reasons.values()])))
             time.sleep(0.002 if now - begun < 0.2 else 0.02)
         self.longest = max(self.longest, time.monotonic() - begun)
@@ -108,7 +110,7 @@ class Judge:
         if service.kind != SLOW or any(name in command.names for command in commands):
             return False
         service.since = service.since or time.monotonic()
-        return time.monotonic() - service.since < LIMIT / 2
+        return time.monotonic() - service.since < SLOW_LIMIT / 2
 
     def verbs(self, commands):
         """What was asked for, for each service."""
@@ -249,6 +251,7 @@ class Judge:
             service.since = 0.0
             raised, count, live = service.seen
             runs = self.world.runs[name][:count]
+            was_alive = bool(service.alive)
             ended = [run for run in service.alive + runs[service.count:] if run not in live]
             is_asked = bool(verbs[name] & {"stop", "restart"})
             for run in ended:
@@ -264,7 +267,7 @@ class Judge:
             service.was_asked = is_asked and any(c.is_quick for c in commands if name in c.names)
             for command in commands:
                 if (command.words[0] == "restart" and command.code == 0 and name in command.names
-                        and not command.is_quick and service.is_up and not ended):
+                        and not command.is_quick and was_alive and not ended):
                     raise Violation(f"{name}: restart has returned, and nothing was restarted")
             service.alive, service.count = live, count
             if unwatched:

@@ -264,6 +264,10 @@ impl<B: ProcessBackend> Worker<B> {
                 self.feed(Input::Deadline)
             }
             Beginning::Launch => {
+                if self.slot.phase == Phase::Launching {
+                    // It was never let through the gate, and is no run.
+                    self.slot.run = 0;
+                }
                 // What the policy remembers is forgotten by a start alone.
                 if !matches!(task, Task::Start { .. }) {
                     self.machine = Machine::waiting(config, seed, now, history);

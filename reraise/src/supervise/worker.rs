@@ -121,6 +121,7 @@ impl<B: ProcessBackend> Worker<B> {
                     let (config, history) = (self.machine.config.clone(), self.machine.history());
                     let now = self.backend.now();
                     self.machine = Machine::waiting(config, self.slot.run, now, history);
+                    self.slot.run = 0;
                     return self.feed(Input::Deadline);
                 }
                 let exit = self.known(exit);

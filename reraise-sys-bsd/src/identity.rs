@@ -92,6 +92,15 @@ pub fn born(pid: i32) -> io::Result<Option<u64>> {
     Ok(look(pid)?.filter(|(info, _)| !info.is_dead).as_ref().and_then(identity))
 }
 
+/// Whether a process has been stopped and not been continued. `false` when there
+/// is none. See sysctl(3), `KERN_PROC_PID`.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn is_stopped(pid: i32) -> io::Result<bool> {
+    Ok(kinfo::of(pid)?.is_some_and(|info| info.is_stopped))
+}
+
 /// Sends a signal to the process `pid` if it is still the one that was `born`.
 /// `false`: that one is gone. Compared immediately before kill(2); there is no
 /// handle that would hold the pid in between. For our own child it cannot be

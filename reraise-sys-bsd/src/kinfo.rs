@@ -19,6 +19,8 @@ pub(crate) struct Info {
     /// OpenBSD.
     pub(crate) start: Option<u64>,
     pub(crate) is_dead: bool,
+    /// By a signal, or by a tracer.
+    pub(crate) is_stopped: bool,
     /// The wait status of a zombie.
     pub(crate) exit: i32,
 }
@@ -96,6 +98,7 @@ cfg_if::cfg_if! {
                     sid: r.ki_sid,
                     start: Some(micros(r.ki_start.tv_sec, r.ki_start.tv_usec)),
                     is_dead: r.ki_stat == libc::SZOMB,
+                    is_stopped: r.ki_stat == libc::SSTOP,
                     exit: i32::from(r.ki_xstat),
                 }
             }
@@ -122,6 +125,7 @@ cfg_if::cfg_if! {
                     sid: r.kp_sid,
                     start: Some(micros(r.kp_start.tv_sec, r.kp_start.tv_usec)),
                     is_dead: matches!(r.kp_stat, libc::procstat::SZOMB),
+                    is_stopped: matches!(r.kp_stat, libc::procstat::SSTOP),
                     exit: i32::from(r.kp_exitstat),
                 }
             }
@@ -150,6 +154,8 @@ cfg_if::cfg_if! {
                     sid: r.p_sid,
                     start: (!is_dead).then_some(start),
                     is_dead,
+                    // Of the first thread, which stops with all others.
+                    is_stopped: c_int::from(r.p_stat) == libc::LSSTOP,
                     exit: i32::from(r.p_xstat),
                 }
             }
@@ -164,6 +170,7 @@ cfg_if::cfg_if! {
             };
 
             /// sys/proc.h; OpenBSD's zombies are called dead.
+            const SSTOP: i8 = 4;
             const SZOMB: i8 = 5;
             const SDEAD: i8 = 6;
 
@@ -182,6 +189,7 @@ cfg_if::cfg_if! {
                     sid: r.p_sid,
                     start: (!is_dead).then_some(start),
                     is_dead,
+                    is_stopped: r.p_stat == SSTOP,
                     exit: i32::from(r.p_xstat),
                 }
             }

@@ -17,14 +17,16 @@ pub fn parent() -> i32 {
 /// A child of ours that has ended, with its wait status; it stays a zombie
 /// until it is waited for (`waitid(2)`, `WNOWAIT`; OpenBSD has it since
 /// 7.3). `Ok(None)`: there are children, and none has ended. `ECHILD`: there are
-/// none at all.
+/// none at all. `or_stopped`: also one that a signal has stopped, until that is
+/// taken note of.
 ///
 /// # Errors
 /// `ECHILD`, see above.
-pub fn peek_child() -> io::Result<Option<(i32, i32)>> {
+pub fn peek_child(or_stopped: bool) -> io::Result<Option<(i32, i32)>> {
     // SAFETY: all-zero is a valid siginfo_t.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let stopped = if or_stopped { libc::WSTOPPED } else { 0 };
+    let flags = libc::WEXITED | stopped | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: the pointer is to a live siginfo_t.
     if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } < 0 {
         return Err(io::Error::last_os_error());
@@ -40,6 +42,7 @@ pub fn peek_child() -> io::Result<Option<(i32, i32)>> {
     let status = match info.si_code {
         libc::CLD_EXITED => (value & 0xff) << 8,
         libc::CLD_DUMPED => (value & 0x7f) | 0x80,
+        libc::CLD_STOPPED => (value & 0x7f) << 8 | 0x7f,
         _ => value & 0x7f,
     };
     Ok(Some((pid, status)))

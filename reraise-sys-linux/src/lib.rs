@@ -12,6 +12,7 @@
 //! | [`EventQueue`] | signals, deaths of processes that are not our children, readable descriptors |
 //! | [`processes`], [`children`], [`descendants`], [`carries`] | who belongs to whom |
 //! | [`peek_child`], [`exit_status`] | how a process ended |
+//! | [`is_stopped`] | whether somebody has stopped it |
 //! | [`become_subreaper`], [`fork_beside`], [`set_title`], [`close_from`] | what we ask for ourselves |
 #![cfg(target_os = "linux")]
 
@@ -25,7 +26,9 @@ pub use ours::{
     become_subreaper, close_from, code, discard, first_stack, fork_beside, fork_onto, guard,
     leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title, start_beside,
 };
-pub use proc::{Process, boot_id, carries, children, descendants, pid_space, processes};
+pub use proc::{
+    Process, boot_id, carries, children, descendants, is_stopped, pid_space, processes,
+};
 pub use queue::{Event, EventQueue};
 
 /// Orphans of our descendants become our children (`prctl(2)`,

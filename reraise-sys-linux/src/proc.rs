@@ -56,6 +56,15 @@ impl Stat {
     }
 }
 
+/// Whether a process has been stopped by a signal and not been continued; one
+/// that a tracer holds has not. `false` when there is none.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn is_stopped(pid: i32) -> io::Result<bool> {
+    Ok(Stat::of(pid)?.is_some_and(|s| s.state == b'T'))
+}
+
 /// A process can vanish between `open` (ENOENT) and `read` (ESRCH).
 fn is_gone(e: &io::Error) -> bool {
     let errno = e.raw_os_error().map(Errno::from_raw);

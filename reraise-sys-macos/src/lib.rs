@@ -15,7 +15,7 @@
 mod libproc;
 mod ours;
 
-pub use libproc::{born, children, descendants, exit_status, processes, send};
+pub use libproc::{born, children, descendants, exit_status, is_stopped, processes, send};
 pub use ours::{
     become_subreaper, boot_id, carries, close_from, disable_pidfd, has_handles, pid_space,
     set_title,

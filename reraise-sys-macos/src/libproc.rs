@@ -114,6 +114,15 @@ pub fn born(pid: i32) -> io::Result<Option<u64>> {
     identity(pid, 0)
 }
 
+/// Whether a process has been stopped and not been continued (`proc_pidinfo`,
+/// `PROC_PIDT_SHORTBSDINFO`). `false` when there is none.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn is_stopped(pid: i32) -> io::Result<bool> {
+    Ok(ask::<libc::proc_bsdshortinfo>(pid, 0)?.is_some_and(|i| i.pbsi_status == libc::SSTOP))
+}
+
 /// Sends a signal to the process `pid` if it is still the one that was `born`.
 /// `false`: that one is gone. The libproc of newer systems has
 /// `proc_signal_with_audittoken`, which compares pid and version in the kernel:

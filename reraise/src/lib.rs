@@ -33,6 +33,7 @@ pub mod name;
 pub mod paths;
 pub mod program;
 pub mod record;
+pub mod revive;
 pub mod service;
 pub mod skeleton;
 pub mod slot;

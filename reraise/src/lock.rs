@@ -15,6 +15,9 @@ use nix::fcntl::{FcntlArg, fcntl};
 pub const ALIVE: i64 = 0;
 /// Held while a keeper starts or ends: one at a time.
 pub const CHANGING: i64 = 1;
+/// A byte of a service's lock file: its worker was started by hand, and knows no
+/// keeper.
+pub const BY_HAND: i64 = 1;
 
 /// A lock file, opened.
 #[derive(Debug)]

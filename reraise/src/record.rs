@@ -73,6 +73,8 @@ pub struct More {
     pub mono: u64,
     /// How often the service was raised.
     pub raised: u32,
+    /// How often its worker was stopped, by a signal, and continued.
+    pub continued: u32,
     /// It is being stopped or restarted.
     pub is_stopping: bool,
     /// It came to its end (`config_restart`), and is not raised again.
@@ -114,6 +116,9 @@ impl Record {
                 " v=1 born={:x} wborn={:x} boot={:x} ns={:x} mono={} raised={}",
                 m.born, m.worker_born, m.boot, m.space, m.mono, m.raised
             );
+            if m.continued > 0 {
+                line += &format!(" continued={}", m.continued);
+            }
             if m.is_stopping {
                 line += " stopping=1";
             }
@@ -218,6 +223,7 @@ fn more<'a>(fields: impl Iterator<Item = &'a str>) -> Option<Option<More>> {
             "ns" => found.space = hex()?,
             "mono" => found.mono = value.parse().ok()?,
             "raised" => found.raised = value.parse().ok()?,
+            "continued" => found.continued = value.parse().ok()?,
             "stopping" => found.is_stopping = value == "1",
             "done" => found.is_done = value == "1",
             "mute" => found.is_mute = value == "1",
@@ -239,6 +245,7 @@ mod tests {
             space: 8,
             mono: 9,
             raised: 10,
+            continued: 11,
             is_stopping: true,
             is_done: false,
             is_mute: true,

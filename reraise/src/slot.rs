@@ -73,6 +73,8 @@ pub struct Slot {
     pub is_remnant: bool,
     /// Nobody keeps the output of this run: its log could not be written.
     pub is_mute: bool,
+    /// How often its worker was stopped and continued since then.
+    pub continued: u32,
 }
 
 /// Length on disk.
@@ -125,6 +127,7 @@ impl Slot {
         }
         out[72] = u8::from(self.is_mute);
         out[73] = u8::from(self.is_remnant);
+        out[76..80].copy_from_slice(&self.continued.to_le_bytes());
         let sum = checksum(&out[..SIZE - 8]);
         out[SIZE - 8..].copy_from_slice(&sum.to_le_bytes());
         out
@@ -159,6 +162,7 @@ impl Slot {
             rung: bytes[11],
             pid: half(16).cast_signed(),
             raised: half(20),
+            continued: half(76),
             born: number(24),
             run: number(32),
             boot: number(40),
@@ -288,6 +292,7 @@ mod tests {
             raised: 6,
             is_mute: true,
             is_remnant: true,
+            continued: 7,
         }
     }
 

@@ -46,13 +46,13 @@ cfg_if::cfg_if! {
 }
 
 pub use super::spawn::{
-    exec_beside, exit_now, fork_with, keep_only, note_ignored, page_size, set_groups,
+    exec_beside, exit_now, fork_with, keep_only, note_ignored, note_stop, page_size, set_groups,
 };
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
     carries, children, close_from, code, disable_pidfd, discard, first_stack, fork_beside,
-    fork_onto, guard, has_handles, leave_first_stack, map_memory, parent, peek_child, pid_space,
-    prepare_title, processes, send, set_title, start_beside,
+    fork_onto, guard, has_handles, is_stopped, leave_first_stack, map_memory, parent, peek_child,
+    pid_space, prepare_title, processes, send, set_title, start_beside,
 };
 
 /// What the system crates must export. One that drifts fails here, on its line.
@@ -63,6 +63,9 @@ mod contract {
     use std::io::Result;
     use std::os::fd::BorrowedFd;
     use std::time::Duration;
+
+    /// Pid and wait status.
+    type Child = Option<(i32, i32)>;
 
     const _: fn(i32) -> Result<Option<u64>> = sys::born;
     const _: fn(i32, u64, Signal) -> Result<bool> = sys::send;
@@ -85,7 +88,8 @@ mod contract {
     const _: fn((usize, usize)) = sys::leave_first_stack;
     const _: fn(usize) = sys::guard;
     const _: fn() -> i32 = sys::parent;
-    const _: fn() -> Result<Option<(i32, i32)>> = sys::peek_child;
+    const _: fn(bool) -> Result<Child> = sys::peek_child;
+    const _: fn(i32) -> Result<bool> = sys::is_stopped;
     const _: fn() = sys::prepare_title;
     const _: fn(&CStr) = sys::set_title;
     const _: fn(usize, bool) -> Result<*mut u8> = sys::map_memory;
@@ -353,7 +357,7 @@ impl Native {
         let mut quiet = 0;
         loop {
             quiet = if self.reap_all()? == 0 { quiet + 1 } else { 0 };
-            match peek_child() {
+            match peek_child(false) {
                 Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(Vec::new()),
                 Err(e) => return Err(e),
                 Ok(_) => {}

@@ -237,6 +237,17 @@ pub(super) fn reap(pid: i32) -> io::Result<Option<(i32, i32)>> {
     }
 }
 
+/// Takes note of it that a child of ours was stopped; the kernel tells it only
+/// once more when that happens again (waitid(2)).
+pub fn note_stop(pid: i32) {
+    // SAFETY: all-zero is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WSTOPPED | libc::WNOHANG;
+    // SAFETY: the pointer is to a live siginfo_t. An error would say that it is
+    // no child any more.
+    unsafe { libc::waitid(libc::P_PID, pid.unsigned_abs(), &raw mut info, flags) };
+}
+
 /// Who starts us may have ignored SIGCHLD, and then the kernel would reap our
 /// children for us and no exit code would ever be known.
 pub(super) fn keep_zombies() {

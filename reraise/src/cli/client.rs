@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,6 +13,7 @@ use reraise::control::{Frame, Got, Reader};
 use reraise::error::{ExitCode, Fault};
 use reraise::keeper;
 use reraise::name::ServiceName;
+use reraise::revive;
 use reraise::supervise::link;
 use reraise::supervise::news::News;
 
@@ -40,7 +42,12 @@ pub(crate) struct Client {
     reader: Reader,
     /// What is to be sent together.
     outbox: RefCell<Vec<u8>>,
+    /// The keeper's state directory.
+    state: PathBuf,
 }
+
+/// How long something takes before somebody looks after it.
+pub(crate) const BLINK: Duration = Duration::from_millis(400);
 
 /// Requests are sent when there is so much of them, or an answer is waited for:
 /// each for itself would wake the keeper as often.
@@ -59,11 +66,12 @@ impl Client {
             match link::connect(state) {
                 Ok(stream) => {
                     let outbox = RefCell::default();
-                    return Ok(Self { stream, reader: Reader::default(), outbox });
+                    let (reader, state) = (Reader::default(), state.to_owned());
+                    return Ok(Self { stream, reader, outbox, state });
                 }
                 Err(e) => last = Some(e),
             }
-            start_keeper(piddir)?;
+            start_keeper(piddir, state)?;
         }
         let error = last.unwrap_or_else(|| io::ErrorKind::NotConnected.into());
         Err(Fault::system(state.display(), "no keeper answers there", &error))
@@ -75,14 +83,27 @@ impl Client {
         let mut outbox = self.outbox.borrow_mut();
         frame.append_to(&mut outbox);
         if outbox.len() >= BATCH {
-            let _ = (&self.stream).write_all(&outbox);
+            self.push(&outbox);
             outbox.clear();
+        }
+    }
+
+    fn push(&self, mut bytes: &[u8]) {
+        let _ = self.stream.set_write_timeout(Some(BLINK));
+        while !bytes.is_empty() {
+            match (&self.stream).write(bytes) {
+                Ok(taken) => bytes = &bytes[taken..],
+                // It does not read.
+                Err(e) if is_late(&e) => revive::keeper(&self.state),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
         }
     }
 
     /// Waits for what the keeper says next.
     pub(crate) fn hear(&mut self, limit: Option<Duration>) -> io::Result<Heard> {
-        let _ = (&self.stream).write_all(&std::mem::take(&mut *self.outbox.borrow_mut()));
+        self.push(&std::mem::take(&mut *self.outbox.borrow_mut()));
         // Zero would mean no limit.
         self.stream.set_read_timeout(limit.map(|l| l.max(Duration::from_millis(1))))?;
         let mut words = Vec::new();
@@ -93,6 +114,11 @@ impl Client {
             Got::End => Heard::End,
         })
     }
+}
+
+/// Whether the time was over.
+fn is_late(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 fn word(frame: &Frame) -> Option<(ServiceName, Word)> {
@@ -123,25 +149,36 @@ pub(crate) fn not_started(program: &Path, error: &io::Error) -> Fault {
 
 /// Starts a keeper and waits until it can be connected to, or has found that
 /// there is another one.
-fn start_keeper(piddir: &Path) -> Result<(), Fault> {
+fn start_keeper(piddir: &Path, state: &Path) -> Result<(), Fault> {
     let program = worker_program();
     let cannot = |e: &io::Error| not_started(&program, e);
     let mut command = Command::new(&program);
     command.arg("--keeper").arg(piddir).env_remove(RUN_VARIABLE);
     let (variable, value) = keeper::TUNABLES;
     command.env(variable, value);
-    // Its standard error is the pipe too until it has a file of its own.
-    let (mut ours, theirs) = io::pipe().map_err(|e| cannot(&e))?;
+    // Its standard error goes there too until it has a file of its own.
+    let (mut ours, theirs) = UnixStream::pair().map_err(|e| cannot(&e))?;
+    ours.set_read_timeout(Some(BLINK)).map_err(|e| cannot(&e))?;
     let other = theirs.try_clone().map_err(|e| cannot(&e))?;
-    command.stdin(Stdio::null()).stdout(theirs).stderr(other);
+    command.stdin(Stdio::null());
+    command.stdout(OwnedFd::from(theirs)).stderr(OwnedFd::from(other));
     let mut child = command.spawn().map_err(|e| cannot(&e))?;
-    // Or its end of the pipe would be held open here.
+    // Or its end would be held open here.
     drop(command);
     let mut said = String::new();
     let mut byte = [0];
-    // Up to the end of a line: it lives on, and the pipe with it.
-    while !said.ends_with(keeper::READY) && ours.read(&mut byte).is_ok_and(|n| n == 1) {
-        said.push(char::from(byte[0]));
+    // Up to the end of a line: it lives on, and its end with it.
+    while !said.ends_with(keeper::READY) {
+        match ours.read(&mut byte) {
+            Ok(1) => said.push(char::from(byte[0])),
+            Err(e) if is_late(&e) => {
+                let _ = revive::process(child.id().cast_signed());
+                // It may wait for one that is in its place.
+                revive::keeper(state);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            _ => break,
+        }
     }
     if said.is_empty() || said.ends_with(keeper::READY) {
         return Ok(());

@@ -341,6 +341,7 @@ fn as_json(
         "exit_code": record.and_then(|r| r.exit),
         "elapsed_sec": seen.elapsed,
         "since_epoch": record.map(|r| r.epoch),
+        "continued": record.and_then(|r| r.more).map(|m| m.continued),
         "raised": record.and_then(|r| r.more).map(|m| m.raised),
         "watched": record.map(|_| !seen.is_unwatched),
         "output_lost": record.and_then(|r| r.more).map(|m| m.is_mute),

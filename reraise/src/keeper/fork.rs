@@ -8,11 +8,14 @@ use nix::sys::signal::Signal;
 
 use super::peers::Peer;
 use super::registry::End;
+use super::up::Leaving;
 use super::{Keeper, now, scan};
 use crate::backend::native;
+use crate::control::Frame;
 use crate::error::Fault;
 use crate::messages;
 use crate::name::ServiceName;
+use crate::revive;
 use crate::supervise::link::Request;
 use crate::supervise::news::News;
 
@@ -22,22 +25,65 @@ impl Keeper {
     pub(super) fn take_over(&mut self) -> io::Result<()> {
         for (name, found) in scan::services(&self.command, self.me, self.place)? {
             match found {
-                scan::Found::Worker(pid) => {
-                    // It says hello when it hears the call, or is gone.
-                    if let Some(born) = native::born(pid)?
-                        && scan::is_still(&self.command, self.me, &name, pid)
-                    {
-                        native::send(pid, born, Signal::SIGUSR1)?;
-                    }
-                }
-                scan::Found::Unwatched => {
-                    self.adopted.insert(name.clone(), ());
-                    let effects = self.registry.resume(name);
-                    self.carry_out(effects);
-                }
+                scan::Found::Worker(pid) => self.call(name, pid)?,
+                scan::Found::Unwatched => self.resume(name),
             }
         }
         Ok(())
+    }
+
+    /// Calls a worker of an earlier keeper. It says hello when it hears that, or
+    /// dies before.
+    fn call(&mut self, name: ServiceName, pid: i32) -> io::Result<()> {
+        if let Some(born) = native::born(pid)?
+            && scan::is_still(&self.command, self.me, &name, pid)
+            && self.queue.watch_process(pid, born)?
+        {
+            native::send(pid, born, Signal::SIGUSR1)?;
+            revive::process(pid)?;
+            self.registry.expect(name.clone());
+            self.called.insert(pid, name);
+        } else if scan::has_run(&self.command, self.me, self.place, &name) {
+            self.resume(name);
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, name: ServiceName) {
+        self.adopted.insert(name.clone(), ());
+        let effects = self.registry.resume(name);
+        self.carry_out(effects);
+    }
+
+    /// A worker of an earlier keeper has said hello.
+    pub(super) fn greet(&mut self, name: ServiceName, token: u64) {
+        if let Some((&pid, _)) = self.called.iter().find(|(_, called)| **called == name) {
+            // From here on its end is that of its connection.
+            self.called.remove(&pid);
+            self.queue.forget_process(pid);
+        }
+        self.adopted.insert(name.clone(), ());
+        self.registry.hello(name.clone());
+        self.links.insert(name.clone(), token);
+        let effects = self.registry.reseat(&name);
+        self.carry_out(effects);
+        if self.leaving != Leaving::No {
+            let effects = self.registry.leave(name, self.leaving == Leaving::Hurried);
+            self.carry_out(effects);
+        }
+    }
+
+    /// A worker of ours has found one of an earlier keeper, which has not said
+    /// hello; when we looked for such, it was only beginning.
+    pub(super) fn on_yield(&mut self, name: ServiceName, token: u64, frame: &Frame) {
+        self.yielded.insert(token);
+        let pid = frame.split().and_then(|(pid, _)| pid.parse().ok());
+        if let (Some(pid), Some(&linked)) = (pid, self.links.get(&name))
+            && linked == token
+            && let Err(e) = self.call(name.clone(), pid)
+        {
+            messages::say(name.as_str(), &format!("cannot call its worker: {e}"));
+        }
     }
 
     #[inline(never)]
@@ -54,7 +100,9 @@ impl Keeper {
         });
         match connected {
             Ok(token) => {
-                self.links.insert(name.clone(), token);
+                // One that said hello meanwhile has the service, and this one
+                // will find that.
+                self.links.entry(name.clone()).or_insert(token);
                 for request in requests {
                     self.send(Some(token), &request.to_frame());
                 }

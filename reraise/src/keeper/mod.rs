@@ -97,6 +97,10 @@ struct Keeper {
     forks: VecDeque<Fork>,
     /// Orphans that have been assigned.
     strays: BTreeMap<i32, u64>,
+    /// Workers that have been called, and have not said hello.
+    called: BTreeMap<i32, ServiceName>,
+    /// Workers of ours that have found another one in their place.
+    yielded: BTreeSet<Token>,
     me: u32,
     /// Connections that are behind with reading, and when to try again: there
     /// is nothing to wait on that would say so, and it is rare and short.
@@ -205,8 +209,14 @@ impl Keeper {
         native::become_subreaper()?;
         native::note_ignored();
         native::prepare_title();
-        let signals =
-            [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1];
+        let signals = [
+            Signal::SIGCHLD,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGUSR1,
+            Signal::SIGCONT,
+        ];
         let mut keeper = Self::new(command, me, lock, place, &signals)?;
         keeper.is_foreground = up.is_some();
         if up.is_none() {
@@ -247,6 +257,8 @@ impl Keeper {
             adopted: BTreeMap::new(),
             forks: VecDeque::new(),
             strays: BTreeMap::new(),
+            called: BTreeMap::new(),
+            yielded: BTreeSet::new(),
             me,
             behind: BTreeSet::new(),
             was_silent: false,

@@ -91,9 +91,16 @@ impl Keeper {
                 if self.links.get(&name) == Some(&token) {
                     self.links.remove(&name);
                 }
-                // A child's end comes as a signal, with the way it ended.
-                if !self.workers.values().any(|(w, _)| *w == name) {
-                    self.worker_gone(&name, End::Killed);
+                match self.workers.values().find(|(worker, _)| *worker == name) {
+                    None => self.worker_gone(&name, End::Killed),
+                    // A child's end comes as a signal, with the way it ended.
+                    Some(&(_, own)) if own == token => {}
+                    // One of ours has waited for its place, or does not know yet.
+                    Some(&(_, own)) => {
+                        self.links.insert(name.clone(), own);
+                        let effects = self.registry.reseat(&name);
+                        self.carry_out(effects);
+                    }
                 }
             }
         }

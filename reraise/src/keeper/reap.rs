@@ -6,6 +6,7 @@ use crate::backend::{Exit, ProcessId, native};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::Files;
+use crate::revive;
 use crate::slot;
 use crate::supervise::strays;
 
@@ -13,13 +14,24 @@ impl Keeper {
     /// Looks at all children that have ended. Before an adopted run is reaped,
     /// its status is put where its worker finds it.
     pub(super) fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = native::peek_child() {
+        while let Ok(Some((pid, status))) = native::peek_child(true) {
+            if libc::WIFSTOPPED(status) {
+                native::note_stop(pid);
+                // Services may be stopped by whoever likes to.
+                if self.workers.contains_key(&pid) {
+                    let _ = revive::process(pid);
+                }
+                continue;
+            }
             if let Some((name, token)) = self.workers.get(&pid).cloned() {
                 // Still ours while its last words are read: what closes the
                 // connection must not count as a second death.
                 self.drain(token);
                 self.workers.remove(&pid);
+                let has_yielded = self.yielded.remove(&token);
                 let end = match Exit::from_status(status) {
+                    // Whom it has found may be gone meanwhile.
+                    Exit::Code(0) if has_yielded => End::Killed,
                     Exit::Code(0) => End::Done,
                     Exit::Signal { number: libc::SIGKILL | libc::SIGTERM, .. } => End::Killed,
                     _ => End::Failed,
@@ -58,10 +70,12 @@ impl Keeper {
             self.adopted.remove(name);
         }
         let effects = if self.links.contains_key(name) {
-            // That of an earlier keeper has said hello, and this one has only
-            // found it there.
+            // That of an earlier keeper has said hello, and has all requests.
             self.adopted.insert(name.clone(), ());
-            self.registry.reseat(name)
+            Vec::new()
+        } else if self.called.values().any(|called| called == name) {
+            self.registry.defer(name);
+            Vec::new()
         } else {
             self.registry.gone(name, end, now())
         };
@@ -84,6 +98,10 @@ impl Keeper {
             return;
         }
         let adopted: Vec<ServiceName> = self.adopted.keys().cloned().collect();
+        // A guess would end some day what is another's: that of a worker which
+        // is dead as well, and not reaped yet.
+        let is_alive = |&pid: &i32| native::born(pid).ok().flatten().is_some();
+        let dead = dead.filter(|_| adopted.len() == 1 && self.workers.keys().all(is_alive));
         for (stray, owner) in
             scan::assign(&self.command, self.me, self.place, &unknown, &adopted, dead)
         {

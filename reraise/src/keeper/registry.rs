@@ -44,6 +44,8 @@ enum Seat {
     Taken,
     /// It has said that it goes.
     Leaving,
+    /// It is another keeper's, has been called, and has not said hello.
+    Called,
     /// Its workers keep failing; the next one comes at this time.
     Resting(Duration),
 }
@@ -95,8 +97,8 @@ impl Registry {
                 service.pending.push((client, request.clone()));
                 match service.seat {
                     Seat::Taken => vec![Effect::Pass(name, request)],
-                    // Whoever comes next gets it.
-                    Seat::Leaving => Vec::new(),
+                    // Whoever comes next, or says hello, gets it.
+                    Seat::Leaving | Seat::Called => Vec::new(),
                     Seat::Resting(_) => self.fill(&name),
                 }
             }
@@ -145,16 +147,34 @@ impl Registry {
         self.fill(&name)
     }
 
+    /// A worker that another keeper forked has been called. What is asked of it
+    /// waits for it.
+    pub fn expect(&mut self, name: ServiceName) {
+        self.services.entry(name).or_insert(Service::new(Seat::Called, Vec::new()));
+    }
+
+    /// A worker of ours has found that another one has the service, which has
+    /// been called: what it was forked for is the latter's.
+    pub fn defer(&mut self, name: &ServiceName) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        service.seat = Seat::Called;
+        if let Some(taken) = service.in_hand.take() {
+            service.pending.insert(0, taken);
+        }
+    }
+
     /// A worker that another keeper forked introduces itself.
     pub fn hello(&mut self, name: ServiceName) {
+        self.defer(&name);
         let service = Service::new(Seat::Taken, Vec::new());
         self.services.entry(name).or_insert(service).seat = Seat::Taken;
     }
 
-    /// A worker of ours has found that one which said hello has the service:
-    /// the requests are the latter's.
+    /// The worker that has the service is another one now: the requests are
+    /// the latter's.
     #[must_use]
     pub fn reseat(&mut self, name: &ServiceName) -> Vec<Effect> {
+        self.defer(name);
         let Some(service) = self.services.get_mut(name) else { return Vec::new() };
         service.seat = Seat::Taken;
         let requests = service.pending.iter();
@@ -236,7 +256,7 @@ impl Registry {
     pub fn deadline(&self) -> Option<Duration> {
         let until = |s: &Service| match s.seat {
             Seat::Resting(until) => Some(until),
-            Seat::Taken | Seat::Leaving => None,
+            Seat::Taken | Seat::Leaving | Seat::Called => None,
         };
         self.services.values().filter_map(until).min()
     }
@@ -278,7 +298,7 @@ impl Registry {
             }
             // It is going, and nobody is to come after it.
             Seat::Leaving if service.pending.is_empty() => Vec::new(),
-            Seat::Leaving => {
+            Seat::Leaving | Seat::Called => {
                 service.pending.push((NOBODY, leave));
                 Vec::new()
             }
@@ -383,13 +403,43 @@ mod tests {
         let web = name("web");
         let mut registry = Registry::default();
         assert_eq!(forks(&registry.request(1, web.clone(), start(1))), 1);
-        registry.hello(web.clone());
         let stop = Request::Stop { now: false };
-        let _ = registry.news(&web, &News::Held(7).to_frame().after("all"));
-        assert_eq!(registry.request(2, web.clone(), stop.clone()), []);
-        assert_eq!(registry.reseat(&web), [Effect::Pass(web.clone(), stop)]);
+        let passed = [Effect::Pass(web.clone(), start(1)), Effect::Pass(web.clone(), stop.clone())];
+        let _ = registry.request(2, web.clone(), stop);
+        registry.hello(web.clone());
+        // Whatever it has said before it heard of them.
+        let _ = registry.news(&web, &News::Running(7).to_frame().after("all"));
+        assert_eq!(registry.reseat(&web), passed);
         let restart = Effect::Pass(web.clone(), Request::Restart);
         assert_eq!(registry.request(3, web, Request::Restart), [restart]);
+    }
+
+    #[test]
+    fn requests_wait_for_a_worker_that_was_called() {
+        let web = name("web");
+        let stop = Request::Stop { now: false };
+        let passed = [Effect::Pass(web.clone(), start(1)), Effect::Pass(web.clone(), stop.clone())];
+        for says_hello in [true, false] {
+            let mut registry = Registry::default();
+            // The one that was forked for the first finds another one.
+            assert_eq!(forks(&registry.request(1, web.clone(), start(1))), 1);
+            registry.expect(web.clone());
+            registry.defer(&web);
+            assert_eq!(registry.request(2, web.clone(), stop.clone()), []);
+            if says_hello {
+                registry.hello(web.clone());
+                assert_eq!(registry.reseat(&web), passed);
+            } else {
+                let effects = registry.gone(&web, End::Killed, NOW);
+                assert_eq!(forks(&effects), 1);
+                assert_eq!(effects.last(), passed.last());
+            }
+        }
+        // One that nobody has asked anything of.
+        let mut registry = Registry::default();
+        registry.expect(web.clone());
+        let effects = registry.gone(&web, End::Killed, NOW);
+        assert_eq!(effects, [Effect::Fork(web, Task::Resume)]);
     }
 
     #[test]

@@ -50,8 +50,13 @@ pub(super) fn services(
     let mut found = Vec::new();
     for name in names(keeper)? {
         let files = Files::of(&keeper.piddir, me, &name);
-        match lock::holder_of(&files.file("lock"), 0) {
-            Ok(Holder::Pid(pid)) => found.push((name, Found::Worker(pid))),
+        match lock::holder_of(&files.file("lock"), lock::ALIVE) {
+            // One that was started by hand knows no keeper.
+            Ok(Holder::Pid(pid)) => {
+                if lock::holder_of(&files.file("lock"), lock::BY_HAND)? != Holder::Pid(pid) {
+                    found.push((name, Found::Worker(pid)));
+                }
+            }
             Ok(Holder::Elsewhere) | Err(_) => {}
             Ok(Holder::Nobody) => {
                 if has_run(keeper, me, place, &name) {
@@ -75,7 +80,7 @@ pub(super) fn wanted(keeper: &KeeperCommand, me: u32) -> io::Result<Vec<ServiceN
 /// Whether the lock is still held by this pid.
 pub(super) fn is_still(keeper: &KeeperCommand, me: u32, name: &ServiceName, pid: i32) -> bool {
     let files = Files::of(&keeper.piddir, me, name);
-    lock::holder_of(&files.file("lock"), 0).is_ok_and(|h| h == Holder::Pid(pid))
+    lock::holder_of(&files.file("lock"), lock::ALIVE).is_ok_and(|h| h == Holder::Pid(pid))
 }
 
 /// The service and the run whose main process has this pid. To be asked about
@@ -93,7 +98,8 @@ pub(super) fn run_of(
 }
 
 /// For each orphan of ours: its identity, and the service and the run that it
-/// belongs to, where that is known. The main process of a run needs no note.
+/// belongs to, where that is known; `dead` has what belongs to none of them. The
+/// main process of a run needs no note.
 pub(super) fn assign(
     keeper: &KeeperCommand,
     me: u32,
@@ -118,8 +124,7 @@ pub(super) fn assign(
         let by_session = slots.iter().find(|(_, s)| session.is_ok_and(|sid| sid.as_raw() == s.pid));
         let by_mark =
             || slots.iter().find(|(_, s)| native::carries(pid, run_entry(s.run).as_bytes()));
-        // With one candidate only: a guess would end some day what is another's.
-        let by_death = || slots.iter().find(|(n, _)| Some(*n) == dead && adopted.len() == 1);
+        let by_death = || slots.iter().find(|(n, _)| Some(*n) == dead);
         if let Some((name, slot)) = by_session.or_else(by_mark).or_else(by_death) {
             found.push((own, Some(((*name).clone(), slot.run))));
         }
@@ -190,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_orphan_is_given_by_its_marks_and_by_a_death_only_where_that_is_no_guess() {
+    fn an_orphan_is_given_by_its_marks_and_else_to_the_one_that_died() {
         let scene = Scene::new();
         let slot = |pid, run| Slot { phase: Phase::Up, pid, run, ..Slot::default() };
         let one = scene.service("one", slot(i32::MAX, 7));
@@ -206,9 +211,9 @@ mod tests {
         for (orphan, adopted, dead, expected) in [
             (&bare, &[&one][..], Some(&one), Some(&one)),
             (&bare, &[&one], None, None),
-            // It may be that of the other one as well.
-            (&bare, &[&one, &two], Some(&one), None),
-            (&bare, &[&one, &two], Some(&two), None),
+            // Whether it can be another's is for the caller to know, who saw who died.
+            (&bare, &[&one, &two], Some(&one), Some(&one)),
+            (&bare, &[&one, &two], None, None),
             (&marked, &[&one, &two], Some(&one), Some(&two)),
             (&marked, &[&one, &two], None, Some(&two)),
         ] {

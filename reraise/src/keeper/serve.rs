@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::peers::Peer;
-use super::registry::{Client, Effect};
+use super::registry::{Client, Effect, End};
 use super::up::{self, Leaving};
 use super::{Fork, Keeper, LISTENER, now};
 use crate::backend::native::QueueEvent;
@@ -64,8 +64,11 @@ impl Keeper {
                 Ok(Some(QueueEvent::Readable(token))) => {
                     self.on_readable(token);
                 }
-                // Nothing else is watched.
-                Ok(Some(QueueEvent::Ended { .. })) => {}
+                Ok(Some(QueueEvent::Ended { pid, .. })) => {
+                    if let Some(name) = self.called.remove(&pid) {
+                        self.worker_gone(&name, End::Killed);
+                    }
+                }
                 Ok(None) => {
                     self.flush_all();
                     let effects = self.registry.tick(now());
@@ -115,6 +118,7 @@ impl Keeper {
             // The end of the session or of the machine: all services end in
             // order, and what is wanted stays as it was.
             Signal::SIGTERM | Signal::SIGINT => self.leave(&signal.as_str()[3..]),
+            Signal::SIGCONT => messages::say("keeper", "was stopped, and goes on"),
             _ => {}
         }
     }
@@ -123,9 +127,16 @@ impl Keeper {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         if let Peer::Worker(name) = &connection.peer {
             let name = name.clone();
-            self.overhear(&name, frame);
-            let effects = self.registry.news(&name, frame);
-            self.carry_out(effects);
+            match frame.split() {
+                Some(("yield", rest)) => self.on_yield(name, token, &rest),
+                // What another one says who has the service does not count.
+                _ if self.links.get(&name) != Some(&token) => {}
+                _ => {
+                    self.overhear(&name, frame);
+                    let effects = self.registry.news(&name, frame);
+                    self.carry_out(effects);
+                }
+            }
             return;
         }
         let Some((verb, rest)) = frame.split() else { return };
@@ -134,13 +145,7 @@ impl Keeper {
             "hello" => {
                 if let Some(name) = rest.split().and_then(|(name, _)| valid(name)) {
                     connection.peer = Peer::Worker(name.clone());
-                    self.links.insert(name.clone(), token);
-                    self.adopted.insert(name.clone(), ());
-                    self.registry.hello(name.clone());
-                    if self.leaving != Leaving::No {
-                        let effects = self.registry.leave(name, self.leaving == Leaving::Hurried);
-                        self.carry_out(effects);
-                    }
+                    self.greet(name, token);
                 }
             }
             verb => {
@@ -182,12 +187,12 @@ impl Keeper {
             match effect {
                 Effect::Fork(name, task) => self.forks.push_back((name, task, Vec::new())),
                 Effect::Pass(name, request) => {
-                    // Not yet forked: it gets it when it is.
-                    if let Some((.., requests)) = self.forks.iter_mut().find(|f| f.0 == name) {
-                        requests.push(request);
-                    } else {
-                        let token = self.links.get(&name).copied();
-                        self.send(token, &request.to_frame());
+                    let token = self.links.get(&name).copied();
+                    let fork = self.forks.iter_mut().find(|f| f.0 == name);
+                    match (token, fork) {
+                        // Not yet forked: it gets it when it is.
+                        (None, Some((.., requests))) => requests.push(request),
+                        (token, _) => self.send(token, &request.to_frame()),
                     }
                 }
                 Effect::Answer(client, frame) => self.send(Some(client), &frame),

@@ -8,7 +8,7 @@ use crate::backend::{Exit, ProcessBackend, Scope, Signal, Tree};
 use crate::config::Config;
 use crate::context::Context;
 use crate::error::{ExitCode, Fault};
-use crate::lock::{Holder, LockFile};
+use crate::lock::{self, Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::{self, Files};
@@ -64,14 +64,22 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         return Ok(None);
     }
     let lock = LockFile::open(&files.file("lock"))?;
-    if !lock.try_take(0)? {
-        let pid = match lock.holder(0)? {
-            Holder::Pid(pid) => pid,
-            Holder::Elsewhere => 0,
-            // Its holder has just ended: whoever sent us tries again.
-            Holder::Nobody => return Err(io::ErrorKind::Interrupted.into()),
+    if given.under == Under::Nobody {
+        // First, so that nobody takes us for a worker that can be called.
+        lock.try_take(lock::BY_HAND)?;
+    }
+    while !lock.try_take(lock::ALIVE)? {
+        let held = match lock.holder(lock::ALIVE)? {
+            // Its holder has just ended.
+            Holder::Nobody => continue,
+            Holder::Elsewhere => News::Held(0),
+            Holder::Pid(pid) if lock.holder(lock::BY_HAND)? == Holder::Pid(pid) => News::Held(pid),
+            Holder::Pid(pid) => {
+                link.yield_to(pid);
+                return Ok(None);
+            }
         };
-        link.tell(&News::Held(pid));
+        link.tell(&held);
         return Ok(None);
     }
     let opened = SlotFile::open(&files.file("run"));
@@ -231,6 +239,10 @@ impl<B: ProcessBackend> Worker<B> {
                 self.machine = Machine::adopted(config, seed, since.min(now), history);
                 let Some(input) = then else {
                     self.answer_already(task, self.slot.pid);
+                    // Who launched it may have died before it could say so.
+                    if self.slot.phase == Phase::Up {
+                        self.link.tell(&News::Launched(self.slot.pid));
+                    }
                     return self.feed(Input::Deadline);
                 };
                 let is_under_way = matches!(self.slot.phase, Phase::Stopping | Phase::Restarting);
@@ -261,7 +273,12 @@ impl<B: ProcessBackend> Worker<B> {
                 self.feed(Input::Deadline)
             }
             Beginning::Launch => {
-                if matches!(task, Task::Resume | Task::Raise { .. }) {
+                if self.slot.phase == Phase::Launching {
+                    // It was never let through the gate, and is no run.
+                    self.slot.run = 0;
+                }
+                // What the policy remembers is forgotten by a start alone.
+                if !matches!(task, Task::Start { .. }) {
                     self.machine = Machine::waiting(config, seed, now, history);
                 }
                 self.clear_then(true)
@@ -331,5 +348,11 @@ impl<B: ProcessBackend> Worker<B> {
 }
 
 /// The signals that a worker takes as events.
-pub const SIGNALS: [Signal; 5] =
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+pub const SIGNALS: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGCONT,
+];

@@ -15,6 +15,7 @@ use crate::control::{self, Frame, Got, Reader};
 use crate::lock::{self, Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
+use crate::revive;
 use crate::supervise::news::News;
 
 /// Something that the keeper passes on.
@@ -137,7 +138,18 @@ impl Link {
 
     /// Tells everybody who has asked for something about this service.
     pub fn tell(&mut self, news: &News) {
+        // Something has happened. If the keeper does not take its part, nobody
+        // but us would find out.
+        if let Some(keeper) = &self.keeper {
+            let _ = revive::holder(&keeper.state.join("keeper.lock"), lock::ALIVE);
+        }
         self.send(&news.to_frame().after("all"));
+    }
+
+    /// Tells the keeper alone that a worker of an earlier keeper has the service,
+    /// and is to be called.
+    pub fn yield_to(&mut self, pid: i32) {
+        self.send(&Frame::new(["yield", &pid.to_string()]));
     }
 
     /// Tells one client.
@@ -256,6 +268,7 @@ impl Link {
                         && backend.watch(process)?
                     {
                         self.awaited = Some(process);
+                        revive::process(process.pid)?;
                         return Ok(());
                     }
                 }

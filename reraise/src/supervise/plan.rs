@@ -91,25 +91,42 @@ pub fn plan(task: &Task, wanted: Option<Wanted>, phase: Phase, remains: Remains)
         (Task::Stop { now } | Task::Leave { now }, Remains::Alive) => {
             Beginning::Adopt(Some(if *now { Input::StopNow } else { Input::Stop }))
         }
-        (Task::Stop { .. } | Task::Restart | Task::Leave { .. }, Remains::Dead(_)) => {
-            Beginning::Clear
-        }
+        (Task::Stop { .. } | Task::Leave { .. }, Remains::Dead(_)) => Beginning::Clear,
         // It is not raised when its time comes.
         (Task::Stop { .. } | Task::Leave { .. }, Remains::None) if phase == Phase::Delay => {
             Beginning::Clear
         }
-        (Task::Stop { .. } | Task::Restart | Task::Leave { .. }, Remains::None) => {
+        (Task::Stop { .. } | Task::Leave { .. }, Remains::None) => {
             Beginning::Leave(Outcome::NotRunning)
         }
-        (Task::Restart, Remains::Alive) => Beginning::Adopt(Some(Input::Restart)),
+        (Task::Restart, _) => restart(wanted, phase, remains),
         (Task::Resume, _) => resume(wanted, phase, remains),
         (Task::Raise { .. }, _) => raise(wanted, phase, remains),
     }
 }
 
+/// Raises anew what runs, or has just fallen and is to be raised; nothing else.
+fn restart(wanted: Option<Wanted>, phase: Phase, remains: Remains) -> Beginning {
+    let is_over = is_down(wanted, phase)
+        || wanted == Some(Wanted::Once)
+        || matches!(phase, Phase::Over | Phase::Stopped);
+    match (phase, remains) {
+        (_, Remains::Alive) if !is_down(wanted, phase) => Beginning::Adopt(Some(Input::Restart)),
+        (Phase::Delay, Remains::None) if !is_over => Beginning::Launch,
+        (_, Remains::None) => Beginning::Leave(Outcome::NotRunning),
+        (_, Remains::Dead(_)) if !is_over => Beginning::Launch,
+        _ => resume(wanted, phase, remains),
+    }
+}
+
+/// Whether it was on its way down.
+fn is_down(wanted: Option<Wanted>, phase: Phase) -> bool {
+    wanted == Some(Wanted::Down) || phase == Phase::Stopping
+}
+
 /// Goes on where a former worker was interrupted.
 fn resume(wanted: Option<Wanted>, phase: Phase, remains: Remains) -> Beginning {
-    let is_down = wanted == Some(Wanted::Down) || phase == Phase::Stopping;
+    let is_down = is_down(wanted, phase);
     match (phase, remains) {
         (Phase::Over | Phase::Stopped, Remains::Dead(_) | Remains::None) => {
             Beginning::Leave(Outcome::NotRunning)
@@ -231,10 +248,26 @@ mod tests {
                         assert_eq!(is_adopted, is_alive, "{task:?} {phase:?} {wanted:?}");
                     }
                     // Only a start, or a wish to be up, launches.
-                    for task in
-                        [Task::Stop { now: true }, Task::Restart, Task::Leave { now: false }]
-                    {
+                    for task in [Task::Stop { now: true }, Task::Leave { now: false }] {
                         assert!(!matches!(of(&task), Launch | Judge(_) | Wait));
+                    }
+                    let is_down = wanted == Some(Wanted::Down) || phase == Phase::Stopping;
+                    let restarted = of(&Task::Restart);
+                    match remains {
+                        Remains::Alive => {
+                            let input = if is_down { Input::Stop } else { Input::Restart };
+                            assert_eq!(restarted, Adopt(Some(input)));
+                        }
+                        Remains::None => {
+                            let is_due = !is_down && wanted != Some(Wanted::Once);
+                            assert_eq!(restarted == Launch, is_due && phase == Phase::Delay);
+                        }
+                        Remains::Dead(_) if is_down => assert!(!matches!(restarted, Launch)),
+                        Remains::Dead(_) => {
+                            let is_over = matches!(phase, Phase::Over | Phase::Stopped);
+                            let is_due = !is_over && wanted != Some(Wanted::Once);
+                            assert!(restarted == Launch || !is_due, "{phase:?} {wanted:?}");
+                        }
                     }
                     for task in [Task::Resume, RAISE] {
                         let beginning = of(&task);

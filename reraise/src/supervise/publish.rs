@@ -18,6 +18,7 @@ pub(super) struct Shown {
     pid: Option<i32>,
     is_stopping: bool,
     is_done: bool,
+    continued: u32,
 }
 
 /// Brings slot and record up to date.
@@ -32,7 +33,8 @@ pub(super) fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<(
     }
     write_slot(worker, &state)?;
     let pid = worker.tree.as_ref().map(|t| t.main.pid);
-    let shown = |phase| Shown { phase, pid, is_stopping: false, is_done: false };
+    let continued = worker.slot.continued;
+    let shown = |phase| Shown { phase, pid, is_stopping: false, is_done: false, continued };
     let shown = match state {
         // Nothing to show before the program runs.
         State::Down | State::Launching => return Ok(()),
@@ -84,6 +86,7 @@ fn compose<B: ProcessBackend>(worker: &Worker<B>, shown: Shown) -> Record {
         space: worker.place.space,
         mono: since.as_secs(),
         raised: worker.slot.raised,
+        continued: worker.slot.continued,
         is_stopping: shown.is_stopping,
         is_done: shown.is_done,
         is_mute: worker.slot.is_mute && shown.pid.is_some(),

@@ -4,5 +4,6 @@ mod adopt;
 mod bench;
 mod kill;
 mod life;
+mod restart;
 mod resume;
 mod stop;

@@ -122,6 +122,7 @@ impl<B: ProcessBackend> Worker<B> {
                     let (config, history) = (self.machine.config.clone(), self.machine.history());
                     let now = self.backend.now();
                     self.machine = Machine::waiting(config, self.slot.run, now, history);
+                    self.slot.run = 0;
                     return self.feed(Input::Deadline);
                 }
                 let exit = self.known(exit);
@@ -161,10 +162,20 @@ impl<B: ProcessBackend> Worker<B> {
             Signal::SIGTERM | Signal::SIGINT => self.stop(),
             Signal::SIGHUP if self.under == Under::Nobody => self.stop(),
             Signal::SIGUSR2 => self.feed(Input::Restart),
+            Signal::SIGCONT if self.under != Under::Nobody => self.on_continued(),
             // A new keeper calls.
             Signal::SIGUSR1 if self.under != Under::Nobody => self.link.recover(&mut self.backend),
             _ => Ok(()),
         }
+    }
+
+    /// We were stopped, and somebody has found that.
+    fn on_continued(&mut self) -> io::Result<()> {
+        self.slot.continued += 1;
+        self.slot_file.write(&self.slot)?;
+        self.say(&format!("its worker was stopped, and goes on ({})", self.slot.continued));
+        self.publish();
+        Ok(())
     }
 
     /// The second time is meant; but the keeper, which gets the same signal at
@@ -551,6 +562,7 @@ impl<B: ProcessBackend> Worker<B> {
             raised: self.slot.raised + u32::from(self.slot.run != 0 && !self.slot.is_remnant),
             is_remnant: false,
             is_mute,
+            continued: self.slot.continued,
         };
         // A run that nobody could find again must not begin.
         let noted = self.slot_file.write(&self.slot).and_then(|()| self.backend.release(main));

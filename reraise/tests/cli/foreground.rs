@@ -216,3 +216,20 @@ fn what_it_leaves_when_killed_is_adopted_by_the_next_start() {
     wait_gone(pid);
     web.finish();
 }
+
+#[test]
+fn a_keeper_that_finds_it_there_does_not_wait_for_its_hello() {
+    let s = Sandbox::new();
+    s.script("web", TALKER);
+    s.script("other", SLEEPER);
+    let web = Foreground::of(&s, "web");
+    s.wait_phase("web", Phase::Run);
+    s.up("other");
+    // Commands still reach it, and nothing else is waited for.
+    let out = s.ok(&["restart", "web"]);
+    assert_eq!(out, format!("web: restart    # (worker-pid={})\n", web.pid()));
+    s.ok(&["stop", "other"]);
+    wait_for("the end of the keeper", || s.find_keeper().is_none());
+    signal(web.pid(), Signal::SIGTERM);
+    web.finish().expect(0);
+}

@@ -12,11 +12,13 @@ mod bad_records;
 mod commands;
 #[cfg(target_os = "linux")]
 mod container;
+mod deaths;
 mod foreground;
 mod guarantees;
 mod keeper;
 mod lifecycle;
 mod resume;
+mod stopped;
 mod support;
 mod surroundings;
 mod tree;

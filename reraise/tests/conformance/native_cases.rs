@@ -188,7 +188,7 @@ pub(crate) fn a_caller_that_asks_for_sigchld_reaps() {
     let child = s.start_waiting(Program::Waits);
     s.kill(child);
     assert_eq!(s.next(), Event::Signal(Signal::SIGCHLD));
-    let ended = native::peek_child().unwrap();
+    let ended = native::peek_child(false).unwrap();
     assert_eq!(ended, Some((child.pid, Signal::SIGKILL as i32)));
     s.native().reap(child.pid).unwrap();
     assert_eq!(s.next(), Event::Ended(child, killed()));

@@ -88,7 +88,9 @@ impl Pending {
             (News::Already(_), Verb::Start { .. }) => {
                 Settled::Line(format!("{name}: skip (because already running)"))
             }
-            (News::Already(pid), Verb::Resume) if self.unwatched == Some(*pid) => {
+            (News::Already(pid) | News::Launched(pid), Verb::Resume)
+                if self.unwatched == Some(*pid) =>
+            {
                 Settled::Line(format!("{name}: adopt    # (pid={pid})"))
             }
             (News::Already(0), Verb::Resume) => {
@@ -98,16 +100,16 @@ impl Pending {
             (News::Already(_) | News::Launched(_), Verb::Resume) => {
                 Settled::Line(self.line(name, verb))
             }
-            (News::Launched(_), Verb::Start { wait: None, .. } | Verb::Restart { .. })
-                if self.is_taken =>
-            {
-                Settled::Line(self.line(name, verb))
-            }
+            // Nobody may be left who could say that it was launched.
+            (
+                News::Launched(_) | News::Running(_),
+                Verb::Start { wait: None, .. } | Verb::Restart { .. },
+            ) if self.is_taken => Settled::Line(self.line(name, verb)),
             (News::Launched(_), Verb::Start { wait: Some(_), .. }) => {
                 self.is_launched = true;
                 Settled::NotYet
             }
-            (News::Running(_), Verb::Start { .. }) if self.is_launched => {
+            (News::Running(_), Verb::Start { .. }) if self.is_launched || self.is_taken => {
                 Settled::Line(self.line(name, verb))
             }
             // It was stopped, and somebody else has started it since.

@@ -4,22 +4,21 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use reraise::error::{ExitCode, Fault};
+use reraise::lock;
 use reraise::name::ServiceName;
 use reraise::paths::Files;
+use reraise::revive;
 use reraise::service::Entry;
 
 use super::line::Line;
 use super::pending::{Pending, Settled};
 use super::{Verb, foreign};
-use crate::cli::client::{Heard, Word};
+use crate::cli::client::{BLINK, Heard, Word};
 use crate::cli::console::Progress;
 use crate::cli::{Setting, console};
 
 /// Keepers in a row that end without a word, before it is no accident any more.
 const ENDS_MAX: u32 = 20;
-
-/// How long something takes before a progress line appears: a blink.
-const BLINK: Duration = Duration::from_millis(400);
 
 /// Waits until all is settled, and asks again when the keeper dies before.
 pub(super) fn wait(
@@ -60,6 +59,7 @@ pub(super) fn wait(
                     settle(setting, verb, &words, &mut pending, &mut codes);
                 }
                 Heard::Silence => {
+                    revive_all(line, pending.keys())?;
                     let first = pending.keys().next().map_or("", ServiceName::as_str);
                     let seconds = begun.elapsed().as_secs();
                     progress.show(&format!(
@@ -127,6 +127,21 @@ fn timed_out(name: &ServiceName, after: Duration) -> ExitCode {
     let advice = format!("it is still being tried: reraise status {name}");
     console::fault(&Fault::new(ExitCode::TimedOut, name, what, advice));
     ExitCode::TimedOut
+}
+
+/// Continues whom we wait for, where somebody has stopped them.
+fn revive_all<'a>(
+    line: &Line<'_>,
+    names: impl Iterator<Item = &'a ServiceName>,
+) -> Result<(), Fault> {
+    let (piddir, state) = line.place()?;
+    revive::keeper(state);
+    for name in names {
+        let files = Files::of(piddir, line.setting.dirs.uid(), name);
+        // What cannot be done is to be waited for.
+        let _ = revive::holder(&files.file("lock"), lock::ALIVE);
+    }
+    Ok(())
 }
 
 /// What is wanted is to outlive a power failure. The first flush commits the

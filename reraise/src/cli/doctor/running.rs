@@ -72,6 +72,13 @@ fn one(
     let again = format!("reraise start {name}");
     let boot = native::boot_id().unwrap_or_default();
     let is_old = seen.record.as_ref().and_then(|r| r.more).is_some_and(|m| m.boot != boot);
+    let continued = seen.record.as_ref().and_then(|r| r.more).map_or(0, |m| m.continued);
+    if continued > 0 {
+        found.warning(
+            format!("{name}: its worker was stopped (SIGSTOP) {continued} time(s), and continued"),
+            "find who sends signals to processes that are called auto-reraise",
+        );
+    }
     match seen.state {
         _ if seen.is_legacy => found.warning(
             format!("{name}: is run by the shell version"),

@@ -35,6 +35,7 @@ fn what_a_dead_worker_said_is_read_though_its_child_holds_the_line() {
     let effects = keeper.registry.request(client, web(), Request::Restart);
     keeper.carry_out(effects);
     let (token, voice) = connected(&mut keeper, Peer::Worker(web()));
+    keeper.links.insert(web(), token);
     // Dead, as far as the keeper knows: its end must not be counted twice.
     keeper.workers.insert(i32::MAX, (web(), token));
     // More than one read takes, and nobody closes the other side.

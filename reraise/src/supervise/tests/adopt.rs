@@ -62,7 +62,7 @@ fn a_young_one_has_to_last_no_longer() {
     let bench = Bench::new("", [Behaviour::waits()]);
     crashed(&bench, 6, Phase::Up);
     assert_eq!(bench.resume(), End::Quiet);
-    assert_eq!(bench.story(), ["10 RUN -", "10 running"]);
+    assert_eq!(bench.story(), ["6 launched", "10 RUN -", "10 running"]);
 }
 
 /// A service whose worker died after the fork: its child, which is still there,

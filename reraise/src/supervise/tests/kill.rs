@@ -97,6 +97,8 @@ fn a_fall_that_leaves_something() {
         assert_eq!(bench.fake.living(), [bench.main()], "{calls}");
         assert_eq!(bench.record().unwrap().phase, Phase::Run, "{calls}");
         assert!((3..=4).contains(&bench.launches().len()), "{calls}: {:?}", bench.launches());
+        // One that has waited at the gate in vain was none.
+        assert_eq!(bench.slot().raised, 2, "{calls}");
     });
 }
 

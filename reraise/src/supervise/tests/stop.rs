@@ -304,7 +304,7 @@ fn the_end_of_another_process_changes_nothing() {
     // An adopted child is watched from the first signal on; here it is not.
     assert_eq!(bench.resume(), End::Quiet);
     assert_eq!(bench.fake.living(), [bench.main()]);
-    assert_eq!(bench.story(), ["20 running"]);
+    assert_eq!(bench.story(), ["20 launched", "20 running"]);
     let mut fake = bench.fake.clone();
     assert!(fake.watch(bench.main()).unwrap());
 }

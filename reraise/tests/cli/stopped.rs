@@ -61,7 +61,12 @@ fn a_service_that_dies_while_its_worker_is_stopped_is_raised_once() {
         wait_for("it to be counted", || continued(&s, "web") == round);
         assert_eq!(s.worker("web"), worker);
     }
-    let runs = std::fs::read_to_string(s.at("runs")).unwrap();
+    let last = format!("{pid}\n");
+    let mut runs = String::new();
+    wait_for("the last one to write", || {
+        runs = std::fs::read_to_string(s.at("runs")).unwrap();
+        runs.ends_with(&last)
+    });
     assert_eq!(runs.lines().count(), 11, "{runs}");
 }
 
@@ -114,10 +119,13 @@ fn a_command_continues_whom_it_waits_for() {
     for verb in ["restart", "stop", "start"] {
         s.reraise(&["start", "web", "other"]).expect(0);
         s.wait_phase("web", Phase::Run);
-        if verb == "start" {
+        let worker = if verb == "start" {
+            // Its worker goes as well, in a moment.
             s.ok(&["stop", "web"]);
-        }
-        let worker = s.find_worker("web");
+            None
+        } else {
+            s.find_worker("web")
+        };
         let keeper = s.keeper();
         stop(keeper);
         worker.into_iter().for_each(stop);

@@ -400,13 +400,8 @@ fn search(tree: &Tree) -> io::Result<Vec<i32>> {
     let main = tree.main.pid;
     let main_pid = born(main)?.map(|born| ProcessId { pid: main, born });
     let mark = run_entry(tree.run);
-    // Only what lost its parent must be known by its mark, and that went to where the
-    // main process went, or to init. To read every environment would take long.
-    let parent_of = |pid| all.iter().find(|p| p.pid == pid).map(|p| p.ppid);
-    let reapers =
-        [Some(1), Some(getpid().as_raw()), Some(parent()), parent_of(parent()), parent_of(main)];
-    let is_marked =
-        |p: &Relation| reapers.contains(&Some(p.ppid)) && carries(p.pid, mark.as_bytes());
+    // Whose parent a lost one has now cannot be known: any process may be a subreaper.
+    let is_marked = |p: &Relation| carries(p.pid, mark.as_bytes());
     Ok(tree::search(tree, &all, main_pid, &living(&tree.strays)?, &spared(), is_marked))
 }
 

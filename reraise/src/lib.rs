@@ -25,6 +25,7 @@ pub mod config;
 pub mod context;
 pub mod control;
 pub mod error;
+pub mod failing;
 pub mod keeper;
 pub mod legacy;
 pub mod lock;

@@ -11,6 +11,7 @@
 //!         lock                       the worker's proof of life
 //!         run                        the run slot
 //!         exit                       wait status of an adopted run
+//!         failing                    how often its workers failed, see `failing`
 //!         strays                     orphans that belong to an adopted run
 //!         want                       wanted state
 //!         context                    environment and so on of the last start

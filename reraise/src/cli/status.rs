@@ -6,14 +6,17 @@ mod long;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZero;
+use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use reraise::backend::native;
 use reraise::error::{ExitCode, Fault};
+use reraise::failing::Failing;
 use reraise::legacy;
 use reraise::name::ServiceName;
+use reraise::paths::{self, Files};
 use reraise::record::{Phase, Record};
 use reraise::service::Entry;
 
@@ -89,6 +92,8 @@ pub(crate) struct Seen {
     pub(crate) record: Option<Record>,
     /// Runs, and its worker is gone.
     pub(crate) is_unwatched: bool,
+    /// Its workers keep failing, and there is none just now.
+    pub(crate) failing: Option<Failing>,
     /// The shell version runs it.
     pub(crate) is_legacy: bool,
     /// Seconds in this state.
@@ -109,10 +114,23 @@ pub(crate) fn look(setting: &Setting, name: &ServiceName, entry: Option<&Entry>)
         }
         seen = interpret(Record::read(&path, &[owner]), entry);
     }
+    if seen.is_unwatched || seen.state == State::SeemsNotRunning {
+        seen.failing = failing(&setting.dirs.piddir(owner), owner, name);
+        if seen.failing.is_some() && seen.state == State::SeemsNotRunning {
+            seen.state = State::Stop;
+        }
+    }
     if seen.trouble.is_some() && owner != setting.dirs.uid() {
         seen.state = State::Unknown;
     }
     seen
+}
+
+/// What the keeper says of a service without a worker.
+fn failing(piddir: &Path, owner: u32, name: &ServiceName) -> Option<Failing> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?.into();
+    let keeper = paths::state_of(piddir, owner).join("keeper.lock");
+    Failing::read(&Files::of(piddir, owner, name).file("failing"), &keeper, now)
 }
 
 fn interpret(read: Result<Option<Record>, String>, entry: Option<&Entry>) -> Seen {
@@ -120,6 +138,7 @@ fn interpret(read: Result<Option<Record>, String>, entry: Option<&Entry>) -> See
         state,
         record: None,
         is_unwatched: false,
+        failing: None,
         is_legacy: false,
         elapsed: None,
         trouble: None,
@@ -157,7 +176,8 @@ fn interpret(read: Result<Option<Record>, String>, entry: Option<&Entry>) -> See
         Phase::Start | Phase::Run if worker => (State::Stop, false, false),
         Phase::Start | Phase::Run | Phase::Stop => (State::SeemsNotRunning, false, false),
     };
-    Seen { state, record: Some(record), is_unwatched, is_legacy, elapsed, trouble: None }
+    let record = Some(record);
+    Seen { state, record, is_unwatched, failing: None, is_legacy, elapsed, trouble: None }
 }
 
 fn is_of_this_boot(record: &Record) -> bool {
@@ -314,6 +334,9 @@ fn details(seen: &Seen, usage: Option<&long::Usage>) -> String {
     if seen.is_unwatched {
         parts.push("unwatched".to_owned());
     }
+    if let Some(failing) = seen.failing {
+        parts.push(format!("worker-failures={}", failing.failures));
+    }
     if seen.is_legacy {
         parts.push("by the shell version".to_owned());
     }
@@ -343,6 +366,7 @@ fn as_json(
         "since_epoch": record.map(|r| r.epoch),
         "continued": record.and_then(|r| r.more).map(|m| m.continued),
         "raised": record.and_then(|r| r.more).map(|m| m.raised),
+        "worker_failures": seen.failing.map_or(0, |f| f.failures),
         "watched": record.map(|_| !seen.is_unwatched),
         "output_lost": record.and_then(|r| r.more).map(|m| m.is_mute),
     });

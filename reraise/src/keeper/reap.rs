@@ -1,8 +1,11 @@
 //! Children that have ended: workers, adopted runs, and orphans of trees.
 
+use std::time::Duration;
+
 use super::registry::End;
 use super::{Keeper, now, scan};
 use crate::backend::{Exit, ProcessId, native};
+use crate::failing::Failing;
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::Files;
@@ -28,6 +31,11 @@ impl Keeper {
                 // connection must not count as a second death.
                 self.drain(token);
                 self.workers.remove(&pid);
+                if let exit @ Exit::Signal { number, .. } = Exit::from_status(status)
+                    && ![libc::SIGKILL, libc::SIGTERM].contains(&number)
+                {
+                    messages::say(name.as_str(), &format!("its worker ended: {exit}"));
+                }
                 let has_yielded = self.yielded.remove(&token);
                 let end = match Exit::from_status(status) {
                     // Whom it has found may be gone meanwhile.
@@ -80,6 +88,17 @@ impl Keeper {
             self.registry.gone(name, end, now())
         };
         self.carry_out(effects);
+    }
+
+    /// Says that the workers of a service keep failing.
+    pub(super) fn rest(&self, name: &ServiceName, failures: u32, until: Duration) {
+        let seconds = until.saturating_sub(now()).as_secs_f64().ceil();
+        let what = format!("its worker has failed {failures} times; the next in {seconds} s");
+        messages::say(name.as_str(), &what);
+        let files = Files::of(&self.command.piddir, self.me, name);
+        if let Err(e) = (Failing { failures, until }).write(&files.file("failing")) {
+            messages::say(name.as_str(), &format!("cannot note that its worker fails: {e}"));
+        }
     }
 
     /// Gives orphans that came to us to the services they belong to: by the

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::control::Frame;
+use crate::error::{ExitCode, Fault};
 use crate::name::ServiceName;
 use crate::supervise::begin::Task;
 use crate::supervise::link::Request;
@@ -26,6 +27,8 @@ pub enum Effect {
     Pass(ServiceName, Request),
     /// Send a client news of a service.
     Answer(Client, Frame),
+    /// So many workers have failed; say that the next comes at this time.
+    Rest(ServiceName, u32, Duration),
 }
 
 /// How a worker ended.
@@ -57,12 +60,14 @@ struct Service {
     pending: Vec<(Client, Request)>,
     /// What the worker was forked for, while it has said nothing.
     in_hand: Option<(Client, Request)>,
+    /// How many workers have failed, and when the last one did.
     failures: u32,
+    failed: Duration,
 }
 
 impl Service {
     fn new(seat: Seat, pending: Vec<(Client, Request)>) -> Self {
-        Self { seat, pending, in_hand: None, failures: 0 }
+        Self { seat, pending, in_hand: None, failures: 0, failed: Duration::ZERO }
     }
 }
 
@@ -75,6 +80,8 @@ pub struct Registry {
 
 /// Longest rest between two workers of a service.
 const REST_MAX: Duration = Duration::from_secs(60);
+/// A worker that fails so long after another has nothing to do with that.
+const FORGIVEN: Duration = Duration::from_secs(180);
 
 impl Registry {
     /// Whether there is no worker, and none is to come.
@@ -198,10 +205,8 @@ impl Registry {
                 vec![Effect::Answer(client, told(name, &Frame::new(["ack"])))]
             }
             "all" => {
-                match News::from_frame(&rest) {
-                    Some(News::Over(_) | News::Held(_)) => service.seat = Seat::Leaving,
-                    Some(News::Running(_)) => service.failures = 0,
-                    _ => {}
+                if let Some(News::Over(_) | News::Held(_)) = News::from_frame(&rest) {
+                    service.seat = Seat::Leaving;
                 }
                 let frame = told(name, &rest);
                 let all = self.listeners.get(name).into_iter().flatten();
@@ -235,8 +240,11 @@ impl Registry {
             // Requests that came too late for it are its successor's.
             End::Done | End::Killed => self.fill(name),
             End::Failed => {
-                service.failures += 1;
-                let rest = rest(service.failures);
+                let is_forgiven = now.saturating_sub(service.failed) > FORGIVEN;
+                service.failures = if is_forgiven { 1 } else { service.failures + 1 };
+                service.failed = now;
+                let failures = service.failures;
+                let rest = rest(failures);
                 if rest.is_zero() {
                     return self.fill(name);
                 }
@@ -246,7 +254,11 @@ impl Registry {
                     return Vec::new();
                 }
                 service.seat = Seat::Resting(now + rest);
-                Vec::new()
+                let mut effects = vec![Effect::Rest(name.clone(), failures, now + rest)];
+                let news = told(name, &News::Fault(keeps_failing(name, failures)).to_frame());
+                let all = self.listeners.get(name).into_iter().flatten();
+                effects.extend(all.map(|&client| Effect::Answer(client, news.clone())));
+                effects
             }
         }
     }
@@ -312,6 +324,12 @@ impl Registry {
 
 fn is_leave(asked: &(Client, Request)) -> bool {
     matches!(asked.1, Request::Leave { .. })
+}
+
+/// For whoever waits: it may take long.
+fn keeps_failing(name: &ServiceName, failures: u32) -> Fault {
+    let what = format!("its worker has failed {failures} times in a row");
+    Fault::new(ExitCode::System, name, what, "see what it says: reraise doctor")
 }
 
 /// 0, 1, 2, 4 … seconds: a bug of ours must not become a storm.
@@ -459,16 +477,29 @@ mod tests {
         let mut registry = Registry::default();
         let _ = registry.resume(web.clone());
         assert_eq!(forks(&registry.gone(&web, End::Failed, NOW)), 1);
+        let mut now = NOW;
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
-            assert_eq!(registry.gone(&web, End::Failed, NOW), []);
+            let effects = registry.gone(&web, End::Failed, now);
             let due = registry.deadline().unwrap();
-            assert_eq!(due, NOW + Duration::from_secs(seconds));
+            assert_eq!(due, now + Duration::from_secs(seconds));
+            assert!(matches!(effects[..], [Effect::Rest(_, _, until)] if until == due));
             assert_eq!(registry.tick(due - Duration::from_millis(1)), []);
             assert_eq!(forks(&registry.tick(due)), 1);
+            now = due;
+            // That it got so far is not enough.
+            let _ = registry.news(&web, &News::Running(7).to_frame().after("all"));
         }
         // It lasts: forgiven.
-        let _ = registry.news(&web, &News::Running(7).to_frame().after("all"));
-        assert_eq!(forks(&registry.gone(&web, End::Failed, NOW)), 1);
+        now += FORGIVEN * 2;
+        assert_eq!(forks(&registry.gone(&web, End::Failed, now)), 1);
+        // Whoever waits is told.
+        let _ = registry.request(1, web.clone(), Request::Restart);
+        let effects = registry.gone(&web, End::Failed, now);
+        let [Effect::Rest(_, 2, _), Effect::Answer(1, frame)] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        let news = News::from_frame(&frame.split().unwrap().1);
+        assert!(matches!(news, Some(News::Fault(_))), "{news:?}");
     }
 
     #[test]

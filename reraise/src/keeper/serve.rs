@@ -196,6 +196,7 @@ impl Keeper {
                     }
                 }
                 Effect::Answer(client, frame) => self.send(Some(client), &frame),
+                Effect::Rest(name, failures, until) => self.rest(&name, failures, until),
             }
         }
     }

@@ -64,3 +64,35 @@ fn a_worker_that_dies_while_a_new_keeper_calls_it_is_replaced() {
     }
     assert!(mains.into_iter().all(is_alive));
 }
+
+#[test]
+fn workers_that_keep_failing_are_no_storm_and_the_service_is_left_alone() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    let pid = s.up("web");
+    let worker = s.worker("web");
+    // No worker can take this for a lock.
+    let lock = s.state().join("s/web/lock");
+    std::fs::rename(&lock, s.at("lock")).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    signal(worker, Signal::SIGKILL);
+    wait_for("the third failure", || s.messages().contains("has failed 3 times"));
+    let out = s.ok(&["status", "web"]);
+    assert!(out.contains("running") && out.contains("unwatched, worker-failures=3"), "{out}");
+    assert!(s.ok(&["status", "--json", "web"]).contains("\"worker_failures\":3"));
+    let doctor = s.reraise(&["doctor"]).out;
+    assert!(doctor.contains("problem: web: its worker has failed 3 times"), "{doctor}");
+    // Each says one line, and the keeper one of each but the first.
+    assert!(s.messages().matches(" web[").count() <= 6, "{}", s.messages());
+    assert!(is_alive(pid));
+    // Who asks for something is told; for that it was tried at once.
+    s.reraise(&["restart", "web"]).expect(8).says("web: cannot be supervised");
+    assert!(is_alive(pid));
+    std::fs::remove_dir(&lock).unwrap();
+    std::fs::rename(s.at("lock"), &lock).unwrap();
+    assert_eq!(s.ok(&["start", "web"]), "web: skip (because already running)\n");
+    wait_adopted(&s, "web", worker);
+    let out = s.ok(&["status", "web"]);
+    assert!(!out.contains("unwatched") && !out.contains("failures"), "{out}");
+    assert_eq!(s.pid("web"), pid);
+}

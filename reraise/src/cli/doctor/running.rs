@@ -79,6 +79,17 @@ fn one(
             "find who sends signals to processes that are called auto-reraise",
         );
     }
+    if let Some(failing) = seen.failing {
+        let messages = setting.dirs.state(owner).join("messages");
+        return found.problem(
+            format!(
+                "{name}: its worker has failed {} times, and comes again later; \
+                 what runs goes on, but nobody would raise it",
+                failing.failures
+            ),
+            format!("see what it says: tail {}; then try at once: {again}", messages.display()),
+        );
+    }
     match seen.state {
         _ if seen.is_legacy => found.warning(
             format!("{name}: is run by the shell version"),

@@ -70,6 +70,7 @@ impl World {
                     let worker = self.workers.get_mut(&name).expect("passed on to nobody");
                     worker.inbox.push(number(&request));
                 }
+                Effect::Rest(name, ..) => assert!(!self.workers.contains_key(&name)),
                 Effect::Answer(client, frame) => {
                     let (_, rest) = frame.split().unwrap();
                     if rest == Frame::new(["ack"]) {

@@ -31,6 +31,7 @@ class Service:
         self.since = 0.0            # when it was first not waited for
         self.unborn = -1            # how many runs had ended when a command may have ended
                                     # another one before it could tell of its birth
+        self.lost_keeper = False    # a keeper has died since
         # At the last moment when all was as it must be:
         self.alive, self.count = [], 0
         # At the moment when status was right about it: raised, runs, living runs.
@@ -53,6 +54,10 @@ class Judge:
 
     def keeper(self):
         return lock_holder(f"{self.state}/keeper.lock")
+
+    def keeper_dies(self):
+        for service in self.services.values():
+            service.lost_keeper = True
 
     # -- settling -----------------------------------------------------------------------
 
@@ -285,7 +290,12 @@ class Judge:
                 service.base = count
             elif lives - 1 < raised < lives + unborn:
                 service.base = count - raised - 1
+            elif service.lost_keeper and raised == lives - 2:
+                # How a run ended may be lost with keeper and worker; and if it had just begun,
+                # nobody knows whether it was let through its gate.
+                service.base += 1
             elif raised != lives - 1:
                 raise Violation(f"{name}: status says raised={raised}, and {lives} runs have "
                                 f"begun since it was started")
+            service.lost_keeper = False
             service.is_up = bool(live) and wishes[name] is not False

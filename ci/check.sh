@@ -11,6 +11,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-p
 shell=() python=()
 while IFS= read -r -d '' file; do
     [ -f "$file" ] || continue
+    case $file in *.py) python+=("$file") ;; esac
     case $(head -c 64 "$file" | head -n 1 | tr -d '\0') in
         '#!'*sh) shell+=("$file") ;;
         '#!'*python3) python+=("$file") ;;

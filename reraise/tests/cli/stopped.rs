@@ -14,8 +14,11 @@ fn is_stopped(pid: i32) -> bool {
 
 /// Stops a process for good: until somebody continues it.
 fn stop(pid: i32) {
-    signal(pid, Signal::SIGSTOP);
-    wait_for("the stop", || is_stopped(pid));
+    // A worker that has still something to say would continue its keeper.
+    wait_for("the stop", || {
+        signal(pid, Signal::SIGSTOP);
+        is_stopped(pid)
+    });
 }
 
 /// How often the worker of a service has been continued, by its record.

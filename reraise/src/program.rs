@@ -144,7 +144,7 @@ fn foreground(given: &Given, name: ServiceName) -> Result<ExitCode, Fault> {
     let link = Link::none();
     let assignment =
         Assignment { piddir, name: name.clone(), task, place, link, under: Under::Nobody };
-    others::spare(&mut backend, &assignment);
+    backend.spare(others::of(&assignment));
     match begin::supervise(backend, assignment).map_err(system)? {
         Some(Outcome::Stopped | Outcome::Done(_)) => Ok(ExitCode::Ok),
         Some(Outcome::Failed(exit)) => Err(Fault::new(

@@ -61,7 +61,7 @@ fn live(given: Given) -> ! {
     let link = Link::new(socket, &name, keeper);
     let assignment = Assignment { link, ..assignment };
     let ended = Native::new(&begin::SIGNALS).and_then(|mut backend| {
-        others::spare(&mut backend, &assignment);
+        backend.spare(others::of(&assignment));
         begin::supervise(backend, assignment)
     });
     native::exit_now(match ended {

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::backend::native::{self, Native};
+use crate::backend::native;
 use crate::lock::{self, Holder};
 use crate::name::ServiceName;
 use crate::paths::{Files, state_of};
@@ -14,10 +14,10 @@ use crate::slot;
 use crate::supervise::begin::Assignment;
 use crate::supervise::worker::Place;
 
-/// Has the system of this worker spare them.
-pub fn spare(backend: &mut Native, given: &Assignment) {
+/// What a worker's system asks when it needs to know whom to spare.
+pub fn of(given: &Assignment) -> impl Fn() -> Vec<i32> + 'static {
     let (piddir, own, place) = (given.piddir.clone(), given.name.clone(), given.place);
-    backend.spare(move || pids(&piddir, &own, place));
+    move || pids(&piddir, &own, place)
 }
 
 /// Their pids, as they are now. To be asked by the worker of `own`, whose lock

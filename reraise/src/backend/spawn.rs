@@ -245,7 +245,7 @@ pub fn note_stop(pid: i32) {
     let flags = libc::WSTOPPED | libc::WNOHANG;
     // SAFETY: the pointer is to a live siginfo_t. An error would say that it is
     // no child any more.
-    unsafe { libc::waitid(libc::P_PID, pid.unsigned_abs(), &raw mut info, flags) };
+    unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, flags) };
 }
 
 /// Who starts us may have ignored SIGCHLD, and then the kernel would reap our

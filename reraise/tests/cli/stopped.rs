@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use reraise::backend::native;
 use reraise::record::Phase;
 
-use crate::support::{SLEEPER, Sandbox, finish, is_alive, signal, spawn, wait_for, wait_gone};
+use crate::support::{SLEEPER, Sandbox, is_alive, signal, wait_for, wait_gone};
 
 fn is_stopped(pid: i32) -> bool {
     native::is_stopped(pid).unwrap()
@@ -166,6 +166,7 @@ fn a_new_keeper_continues_those_that_it_calls() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_keeper_that_is_stopped_while_it_begins_does_not_hold_up_a_command() {
+    use crate::support::{finish, spawn};
     let s = Sandbox::new();
     s.script("web", SLEEPER);
     // It waits for this lock; so does whoever comes next.

@@ -189,7 +189,8 @@ class Planner:
         return actions
 
     def halted_keeper(self, rng):
-        actions = [Action(0, "halt", "keeper")]
+        # A worker does not look at a keeper that it has heard a moment ago.
+        actions = [Action(0.15, "halt", "keeper")]
         names = self.some(rng, 2, 4)
         if rng.random() < 0.5:
             actions += [Action(self.gap(rng), "kill", "worker", name) for name in names[1:]]

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backend::{ProcessBackend, ProcessId};
 use crate::control::{self, Frame, Got, Reader};
@@ -114,14 +114,21 @@ pub struct Link {
     failures: u32,
     /// When to look for one again.
     again: Option<Duration>,
+    /// When the keeper has last shown that it is at work.
+    heard: Option<Instant>,
 }
+
+/// A keeper that was at work so short a time ago is not looked at: whoever
+/// starts a thousand services would pay for a thousand looks.
+const RECENT: Duration = Duration::from_millis(100);
 
 impl Link {
     /// To a keeper that holds the other end.
     #[must_use]
     pub fn new(stream: UnixStream, name: &ServiceName, keeper: KeeperCommand) -> Self {
         let name = name.as_str().to_owned();
-        Self { stream: Some(stream), keeper: Some(keeper), name, ..Self::default() }
+        let (stream, keeper, heard) = (Some(stream), Some(keeper), Some(Instant::now()));
+        Self { stream, keeper, name, heard, ..Self::default() }
     }
 
     /// To none: a worker that was started by hand.
@@ -140,7 +147,9 @@ impl Link {
     pub fn tell(&mut self, news: &News) {
         // Something has happened. If the keeper does not take its part, nobody
         // but us would find out.
-        if let Some(keeper) = &self.keeper {
+        if let Some(keeper) = &self.keeper
+            && self.heard.is_none_or(|heard| heard.elapsed() > RECENT)
+        {
             let _ = revive::holder(&keeper.state.join("keeper.lock"), lock::ALIVE);
         }
         self.send(&news.to_frame().after("all"));
@@ -177,6 +186,7 @@ impl Link {
         let mut requests = Vec::new();
         let got = self.reader.read(stream, |frame| requests.push(Request::from_frame(&frame)));
         self.owed += requests.len();
+        self.heard = Some(Instant::now());
         if !matches!(got, Ok(Got::Open | Got::Quiet)) {
             self.drop_stream(backend);
             self.recover(backend)?;
@@ -259,6 +269,7 @@ impl Link {
             {
                 backend.listen(stream.as_fd())?;
                 self.stream = Some(stream);
+                self.heard = Some(Instant::now());
                 (self.failures, self.again) = (0, None);
                 return Ok(());
             }

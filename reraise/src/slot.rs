@@ -83,6 +83,19 @@ const SIZE: usize = 96;
 const MAGIC: [u8; 8] = *b"reraise\x01";
 
 impl Phase {
+    /// All of them, each at the place of its number.
+    pub const ALL: [Self; 9] = [
+        Self::Idle,
+        Self::Launching,
+        Self::Up,
+        Self::Delay,
+        Self::Stopping,
+        Self::Restarting,
+        Self::Clearing,
+        Self::Over,
+        Self::Stopped,
+    ];
+
     /// Whether there is, or may be, a run, or one is due.
     #[must_use]
     pub fn is_open(self) -> bool {
@@ -143,17 +156,8 @@ impl Slot {
             return None;
         }
         let half = |at: usize| (number(at) & 0xffff_ffff) as u32;
-        let phase = match bytes[8] {
-            1 => Phase::Launching,
-            2 => Phase::Up,
-            3 => Phase::Delay,
-            4 => Phase::Stopping,
-            5 => Phase::Restarting,
-            6 => Phase::Clearing,
-            7 => Phase::Over,
-            8 => Phase::Stopped,
-            _ => Phase::Idle,
-        };
+        // A version with further ones has another number in front.
+        let phase = Phase::ALL.get(usize::from(bytes[8])).copied().unwrap_or_default();
         Some(Found::Slot(Self {
             phase,
             started: bytes[9] != 0,
@@ -304,6 +308,15 @@ mod tests {
         file.write(&sample()).unwrap();
         assert_eq!(file.read(), Some(sample()));
         assert_eq!(read(&dir.path().join("run")), Some(sample()));
+    }
+
+    #[test]
+    fn every_phase_comes_back() {
+        for (number, phase) in Phase::ALL.into_iter().enumerate() {
+            assert_eq!(phase as usize, number);
+            let slot = Slot { phase, ..sample() };
+            assert_eq!(Slot::decode(&slot.encode()), Some(Found::Slot(slot)));
+        }
     }
 
     #[test]

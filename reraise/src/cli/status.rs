@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZero;
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -257,24 +258,33 @@ fn look_at_all<'a>(
     services: &'a BTreeMap<ServiceName, Option<Entry>>,
 ) -> Vec<Row<'a>> {
     let all: Vec<_> = services.iter().collect();
-    let look = |part: &[(&'a ServiceName, &'a Option<Entry>)]| -> Vec<Row<'a>> {
-        let row = |&(name, entry): &(&'a ServiceName, &'a Option<Entry>)| {
-            (name, entry.as_ref(), look(setting, name, entry.as_ref()))
-        };
-        part.iter().map(row).collect()
-    };
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let share = all.len().div_ceil(processors).max(SHARE);
+    in_shares(&all, all.len().div_ceil(processors).max(SHARE), |&(name, entry)| {
+        (name, entry.as_ref(), look(setting, name, entry.as_ref()))
+    })
+}
+
+/// Does the same to all, a thread for each share of them; the answers are in order.
+fn in_shares<T: Sync, R: Send>(all: &[T], share: usize, act: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let act = &act;
+    let one_share = |part: &[T]| part.iter().map(act).collect::<Vec<R>>();
     let (first, others) = all.split_at(share.min(all.len()));
     std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            others.chunks(share).map(|part| scope.spawn(move || look(part))).collect();
-        let mut rows = look(first);
-        for thread in threads {
-            // A panic has ended us already.
-            rows.extend(thread.join().unwrap_or_default());
+        let begin = |part| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, move || one_share(part));
+            (part, thread)
+        };
+        let threads: Vec<_> = others.chunks(share).map(begin).collect();
+        let mut answers = one_share(first);
+        for (part, thread) in threads {
+            answers.extend(match thread.map(ScopedJoinHandle::join) {
+                Ok(Ok(answers)) => answers,
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                // There can be no more threads: then without one.
+                Err(_) => one_share(part),
+            });
         }
-        rows
+        answers
     })
 }
 
@@ -379,6 +389,19 @@ fn as_json(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_put_together_in_order() {
+        for count in 0..10 {
+            let all: Vec<usize> = (0..count).collect();
+            for share in 1..12 {
+                let answers = in_shares(&all, share, |n| (*n, std::thread::current().id()));
+                assert!(answers.iter().map(|a| a.0).eq(0..count), "{count} by {share}");
+                let ours = answers.iter().filter(|a| a.1 == std::thread::current().id()).count();
+                assert_eq!(ours, share.min(count), "{count} by {share}");
+            }
+        }
+    }
 
     #[test]
     fn times() {

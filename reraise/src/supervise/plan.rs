@@ -205,17 +205,6 @@ mod tests {
     use super::*;
     use crate::supervise::ladder::Climb;
 
-    const PHASES: [Phase; 9] = [
-        Phase::Idle,
-        Phase::Launching,
-        Phase::Up,
-        Phase::Delay,
-        Phase::Stopping,
-        Phase::Restarting,
-        Phase::Clearing,
-        Phase::Over,
-        Phase::Stopped,
-    ];
     const WANTED: [Option<Wanted>; 4] =
         [None, Some(Wanted::Up), Some(Wanted::Once), Some(Wanted::Down)];
     const EXIT: Exit = Exit::Code(3);
@@ -237,7 +226,7 @@ mod tests {
     #[test]
     fn every_task_in_every_phase_with_every_remains() {
         use Beginning::{Adopt, Judge, Launch, Wait};
-        for phase in PHASES {
+        for phase in Phase::ALL {
             for wanted in WANTED {
                 for remains in REMAINS {
                     let of = |task: &Task| plan(task, wanted, phase, remains);
@@ -317,7 +306,7 @@ mod tests {
     #[test]
     fn resume_brings_up_what_is_wanted_and_nothing_else() {
         use Beginning::{Adopt, Judge, Launch, Leave};
-        for (phase, remains) in PHASES.into_iter().flat_map(|p| REMAINS.map(|r| (p, r))) {
+        for (phase, remains) in Phase::ALL.into_iter().flat_map(|p| REMAINS.map(|r| (p, r))) {
             let of = |task: &Task, wanted| plan(task, wanted, phase, remains);
             for wanted in WANTED {
                 let (raised, resumed) = (of(&RAISE, wanted), of(&Task::Resume, wanted));

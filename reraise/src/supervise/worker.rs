@@ -246,7 +246,8 @@ impl<B: ProcessBackend> Worker<B> {
     /// Asked for something that only a later version knows.
     fn refuse(&mut self) {
         let what = "its worker is of an earlier version, and does not know what was asked for";
-        let advice = "replace keeper and workers, the service goes on: reraise upgrade";
+        let advice =
+            "end keeper and worker with KILL: the installed ones follow, the service goes on";
         self.tell_fault(&Fault::new(ExitCode::System, &self.name, what, advice));
     }
 

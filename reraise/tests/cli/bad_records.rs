@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
@@ -11,40 +11,10 @@ use reraise::record::{More, Phase, Record};
 use reraise::slot::{self, Slot, SlotFile};
 use reraise::wanted::Wanted;
 
+use crate::innocent::Innocent;
 use crate::support::{
     SLEEPER, STRANGER, Sandbox, is_alive, say, signal, skip_unless_root, spawn, wait_for, wait_gone,
 };
-
-/// A process that is none of our business.
-struct Innocent(Child);
-
-impl Innocent {
-    fn new() -> Self {
-        Self(spawn(Command::new("sleep").arg("1000000").current_dir("/")))
-    }
-
-    fn pid(&self) -> i32 {
-        self.0.id().cast_signed()
-    }
-
-    fn born(&self) -> u64 {
-        native::born(self.pid()).unwrap().unwrap()
-    }
-
-    /// It lives, and nobody has sent it anything: a stopped or continued child
-    /// would be reported as such.
-    #[track_caller]
-    fn is_well(&mut self) {
-        assert!(self.0.try_wait().unwrap().is_none(), "a stranger was signalled");
-    }
-}
-
-impl Drop for Innocent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed()

@@ -15,6 +15,7 @@ mod container;
 mod deaths;
 mod foreground;
 mod guarantees;
+mod innocent;
 mod keeper;
 mod lifecycle;
 mod resume;

@@ -1,7 +1,6 @@
 //! `resume`: after everybody's death, after a reboot, after the end of a session.
 
 use std::fs;
-use std::process::{Child, Command};
 
 use nix::sys::signal::Signal;
 use reraise::backend::native;
@@ -9,35 +8,8 @@ use reraise::record::Phase;
 use reraise::slot::SlotFile;
 use reraise::wanted::Wanted;
 
-use crate::support::{SLEEPER, Sandbox, is_alive, signal, spawn, wait_for, wait_gone, wait_some};
-
-/// A process that is none of our business.
-struct Innocent(Child);
-
-impl Innocent {
-    fn new() -> Self {
-        Self(spawn(Command::new("sleep").arg("1000000").current_dir("/")))
-    }
-
-    fn pid(&self) -> i32 {
-        self.0.id().cast_signed()
-    }
-
-    /// It lives, and nobody has sent it anything.
-    #[track_caller]
-    fn is_well(&mut self) {
-        assert!(self.0.try_wait().unwrap().is_none(), "a stranger was signalled");
-        let state = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") S"), "{state}");
-    }
-}
-
-impl Drop for Innocent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::innocent::Innocent;
+use crate::support::{SLEEPER, Sandbox, is_alive, signal, wait_for, wait_gone, wait_some};
 
 fn wanted(s: &Sandbox, name: &str) -> Option<Wanted> {
     Wanted::read(&s.state().join("s").join(name))

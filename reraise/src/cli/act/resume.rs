@@ -123,23 +123,12 @@ mod tests {
         State::SeemsNotRunning,
         State::Unknown,
     ];
-    const PHASES: [Phase; 9] = [
-        Phase::Idle,
-        Phase::Launching,
-        Phase::Up,
-        Phase::Delay,
-        Phase::Stopping,
-        Phase::Restarting,
-        Phase::Clearing,
-        Phase::Over,
-        Phase::Stopped,
-    ];
 
     #[test]
     fn whatever_is_seen() {
         for state in STATES {
             for wanted in WANTED {
-                for phase in PHASES {
+                for phase in Phase::ALL {
                     for is_unwatched in [false, true] {
                         let need = need(state, is_unwatched, wanted, phase);
                         let case = format!("{state:?} {is_unwatched} {wanted:?} {phase:?}");

@@ -1,9 +1,9 @@
 //! The system we are compiled for.
 //!
 //! The `reraise-sys-*` crates know a kernel and nothing of Reraise; they export
-//! the same items, which the table below proves at compile time. What POSIX
+//! the same items, which the table in `contract` proves at compile time. What POSIX
 //! gives everywhere (fork, exec, wait, lstat) is written here and in `spawn`,
-//! once. Nothing outside this file says `sys`.
+//! once. Nothing outside this module says `sys`.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -15,14 +15,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{geteuid, getpid, getsid};
+use nix::unistd::geteuid;
 
 use super::spawn::{self, Cradle};
-use super::tree::{self, Relation};
-use super::{
-    Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Scope, Tree,
-    run_entry,
-};
+use super::{Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Tree};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
@@ -40,7 +36,7 @@ cfg_if::cfg_if! {
         compile_error!(
             "Reraise runs on Linux, FreeBSD, DragonFly, NetBSD, OpenBSD and macOS. \
              For another system write a crate that exports the items of the table \
-             in reraise/src/backend/native.rs, and add it to the list above that table."
+             in reraise/src/backend/native/contract.rs, and add it to the list in native.rs."
         );
     }
 }
@@ -55,70 +51,11 @@ pub use sys::{
     pid_space, prepare_title, processes, send, set_title, start_beside,
 };
 
-/// What the system crates must export. One that drifts fails here, on its line.
-mod contract {
-    use super::sys;
-    use nix::sys::signal::Signal;
-    use std::ffi::CStr;
-    use std::io::Result;
-    use std::os::fd::BorrowedFd;
-    use std::time::Duration;
-
-    /// Pid and wait status.
-    type Child = Option<(i32, i32)>;
-
-    const _: fn(i32) -> Result<Option<u64>> = sys::born;
-    const _: fn(i32, u64, Signal) -> Result<bool> = sys::send;
-    const _: fn(i32, u64, Option<BorrowedFd<'_>>) -> Option<i32> = sys::exit_status;
-    const _: fn() -> Result<bool> = sys::become_subreaper;
-    const _: bool = sys::KEEPS_ORPHANS;
-    const _: fn(i32) = sys::close_from;
-    const _: unsafe fn() -> Result<Option<nix::unistd::Pid>> = sys::fork_beside;
-    const _: unsafe fn(
-        *mut [u8],
-        extern "C" fn(*mut libc::c_void) -> libc::c_int,
-        *mut libc::c_void,
-    ) -> Result<i32> = sys::start_beside;
-    const _: unsafe fn(
-        *mut [u8],
-        extern "C" fn(*mut libc::c_void) -> libc::c_int,
-        *mut libc::c_void,
-    ) -> Result<i32> = sys::fork_onto;
-    const _: fn() -> Option<(usize, usize)> = sys::first_stack;
-    const _: fn((usize, usize)) = sys::leave_first_stack;
-    const _: fn(usize) = sys::guard;
-    const _: fn() -> i32 = sys::parent;
-    const _: fn(bool) -> Result<Child> = sys::peek_child;
-    const _: fn(i32) -> Result<bool> = sys::is_stopped;
-    const _: fn() = sys::prepare_title;
-    const _: fn(&CStr) = sys::set_title;
-    const _: fn(usize, bool) -> Result<*mut u8> = sys::map_memory;
-    const _: fn(usize, usize) = sys::discard;
-    const _: fn() -> Vec<(usize, usize)> = sys::code;
-    const _: fn() -> Result<u64> = sys::boot_id;
-    const _: fn() -> Result<u64> = sys::pid_space;
-    const _: fn() -> Result<Vec<sys::Process>> = sys::processes;
-    const _: fn(i32) -> Result<Vec<i32>> = sys::descendants;
-    const _: fn(i32) -> Result<Vec<i32>> = sys::children;
-    const _: fn(i32, &[u8]) -> bool = sys::carries;
-    const _: fn() = sys::disable_pidfd;
-    const _: fn() -> bool = sys::has_handles;
-    const _: fn(&[Signal]) -> Result<sys::EventQueue> = sys::EventQueue::new;
-    const _: fn(&mut sys::EventQueue, i32, u64) -> Result<bool> = sys::EventQueue::watch_process;
-    const _: fn(&mut sys::EventQueue, i32) = sys::EventQueue::forget_process;
-    const _: fn(&mut sys::EventQueue, BorrowedFd<'_>, u64) -> Result<()> =
-        sys::EventQueue::watch_readable;
-    const _: fn(&mut sys::EventQueue, BorrowedFd<'_>) = sys::EventQueue::forget_readable;
-    const _: fn(&mut sys::EventQueue, Option<Duration>) -> Result<Option<sys::Event>> =
-        sys::EventQueue::next;
-}
+mod contract;
+mod look;
 
 /// The token of [`Native::listen`]; a child's launch report has its pid.
 const INPUT: u64 = 0;
-
-/// How often a tree is looked at when all that one look finds is gone before
-/// the next. Not nothing is left then: a process may be forking away.
-const LOOKS: usize = 1000;
 
 /// A process that was spawned and has not been reported as ended.
 struct Child {
@@ -305,109 +242,6 @@ impl Native {
         }
         Ok(())
     }
-
-    /// The pids of the tree as one look finds them, without those that are to
-    /// be spared; `others` are these when they were asked for.
-    fn look(&mut self, tree: &Tree, others: &mut Option<Vec<i32>>) -> io::Result<Vec<i32>> {
-        let mut found = self.look_at_all(tree)?;
-        let leader = tree.main.pid;
-        let is_stranger = |&pid: &i32| pid != leader && !is_in_session(pid, leader);
-        if let (None, Some(ask)) = (&others, &self.others)
-            && found.iter().any(is_stranger)
-        {
-            *others = Some(ask());
-        }
-        for &other in others.iter().flatten() {
-            if found.contains(&other) {
-                let below = sys::descendants(other)?;
-                found.retain(|pid| *pid != other && !below.contains(pid));
-            }
-        }
-        Ok(found)
-    }
-
-    fn look_at_all(&mut self, tree: &Tree) -> io::Result<Vec<i32>> {
-        if !(tree.is_ours && self.keeps_orphans) {
-            return search(tree);
-        }
-        let mut found = self.lineage()?;
-        for stray in living(&tree.strays)? {
-            if !spared().contains(&stray) {
-                found.push(stray);
-                found.extend(sys::descendants(stray)?);
-            }
-        }
-        found.sort_unstable();
-        found.dedup();
-        found.retain(|pid| !spared().contains(pid));
-        let leader = tree.main.pid;
-        match tree.scope {
-            Scope::Tree => {}
-            Scope::Session => found.retain(|&pid| is_in_session(pid, leader)),
-            Scope::Group => found.retain(|&pid| is_in_group(pid, leader)),
-        }
-        Ok(found)
-    }
-
-    /// Our living descendants. That there are none is believed when the kernel
-    /// says that we have no child. A look alone can miss one that was orphaned
-    /// after our children and before its parent's were read; but then a child
-    /// of ours has ended, and we look again.
-    fn lineage(&mut self) -> io::Result<Vec<i32>> {
-        let mut quiet = 0;
-        loop {
-            quiet = if self.reap_all()? == 0 { quiet + 1 } else { 0 };
-            match peek_child(false) {
-                Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(Vec::new()),
-                Err(e) => return Err(e),
-                Ok(_) => {}
-            }
-            let found = sys::descendants(getpid().as_raw())?;
-            // A zombie that a tracer holds back is there, and cannot be reaped.
-            if !found.is_empty() || quiet > 1 {
-                return Ok(found);
-            }
-        }
-    }
-}
-
-/// Those that still are who they were.
-fn living(processes: &[ProcessId]) -> io::Result<Vec<i32>> {
-    let mut found = Vec::new();
-    for process in processes {
-        if born(process.pid)? == Some(process.born) {
-            found.push(process.pid);
-        }
-    }
-    Ok(found)
-}
-
-fn is_in_group(pid: i32, leader: i32) -> bool {
-    let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid)));
-    group.is_ok_and(|group| group.as_raw() == leader)
-}
-
-fn is_in_session(pid: i32, leader: i32) -> bool {
-    getsid(Some(nix::unistd::Pid::from_raw(pid))).is_ok_and(|sid| sid.as_raw() == leader)
-}
-
-/// The tree of a process that is not our child, from a look at all processes.
-fn search(tree: &Tree) -> io::Result<Vec<i32>> {
-    let all: Vec<Relation> = processes()?
-        .iter()
-        .map(|p| Relation { pid: p.pid, ppid: p.ppid, pgid: p.pgid, sid: p.sid })
-        .collect();
-    let main = tree.main.pid;
-    let main_pid = born(main)?.map(|born| ProcessId { pid: main, born });
-    let mark = run_entry(tree.run);
-    // Whose parent a lost one has now cannot be known: any process may be a subreaper.
-    let is_marked = |p: &Relation| carries(p.pid, mark.as_bytes());
-    Ok(tree::search(tree, &all, main_pid, &living(&tree.strays)?, &spared(), is_marked))
-}
-
-/// We, our keeper and init never belong to a tree, whatever it says.
-fn spared() -> [i32; 3] {
-    [getpid().as_raw(), parent(), 1]
 }
 
 impl ProcessBackend for Native {
@@ -464,32 +298,7 @@ impl ProcessBackend for Native {
     }
 
     fn members(&mut self, tree: &Tree) -> io::Result<Vec<ProcessId>> {
-        let is_proven = tree.is_ours && self.keeps_orphans;
-        let (mut is_second, mut others) = (false, None);
-        for _ in 0..LOOKS {
-            let first = self.look(tree, &mut others)?;
-            if first.is_empty() {
-                // A look at all processes can miss one that is forking away; that
-                // we have no child proves nothing where some are spared.
-                if is_proven && others.is_none() || std::mem::replace(&mut is_second, true) {
-                    return Ok(Vec::new());
-                }
-                continue;
-            }
-            let mut members = Vec::new();
-            for pid in first {
-                members.extend(self.identify(pid)?);
-            }
-            // Between look and identification a pid may have passed to a
-            // stranger. Whoever a second look finds there was not one, or is
-            // gone by now.
-            let second = self.look(tree, &mut others)?;
-            members.retain(|m| second.contains(&m.pid));
-            if !members.is_empty() {
-                return Ok(members);
-            }
-        }
-        Err(io::Error::other("its processes come and go too fast to be told apart"))
+        self.members_of(tree)
     }
 
     fn keeps_orphans(&self) -> bool {

@@ -17,20 +17,12 @@ use crate::name::ServiceName;
 use crate::paths::Files;
 use crate::service::Entry;
 use crate::slot::{self, Phase, Slot, SlotFile};
-use crate::supervise::ladder::Whom;
 use crate::supervise::launch::{self, Loaded, Under};
-use crate::supervise::link::{Link, Request};
+use crate::supervise::link::Link;
 use crate::supervise::machine::{Action, Input, Machine, Outcome, State};
 use crate::supervise::news::News;
-use crate::supervise::plan::{self, Raising};
 use crate::supervise::publish;
-use crate::supervise::strays;
 use crate::wanted::Wanted;
-
-/// How long the main process may take to end at the first signal before its tree is
-/// looked at: most end sooner, and nothing is left then. A look costs more than all
-/// else in a stop.
-const MOMENT: Duration = Duration::from_millis(2);
 
 /// Where pids mean something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -185,98 +177,6 @@ impl<B: ProcessBackend> Worker<B> {
         self.feed(if is_meant { Input::StopNow } else { Input::Stop })
     }
 
-    fn on_requests(&mut self) -> io::Result<()> {
-        for request in self.link.receive(&mut self.backend)? {
-            if matches!(self.machine.state(), State::Over(_)) {
-                // We are leaving; the keeper gives the rest to our successor.
-                break;
-            }
-            // In the order in which they came.
-            self.note_stop();
-            match request {
-                Some(Request::Start { client, context, once }) => {
-                    self.on_start(&client, &context, once)?;
-                }
-                Some(Request::Resume { client }) => self.on_resume(&client)?,
-                Some(Request::Stop { now }) => {
-                    // The signal first, since it takes effect meanwhile; the
-                    // rest when the service has ended, or in a moment. If we
-                    // are killed in between, the request was not acknowledged,
-                    // and our successor gets it. A second request is not a
-                    // second TERM: it only waits.
-                    self.feed(if now { Input::StopNow } else { Input::Stop })?;
-                    self.owes_stop = true;
-                    if self.others.is_none() {
-                        self.note_stop();
-                    }
-                    continue;
-                }
-                Some(Request::Leave { now }) => {
-                    self.feed(if now { Input::StopNow } else { Input::Stop })?;
-                }
-                Some(Request::Restart) => self.feed(Input::Restart)?,
-                None => self.refuse(),
-            }
-            self.link.acknowledge();
-        }
-        Ok(())
-    }
-
-    /// What was asked for is kept, and acknowledged.
-    fn note_stop(&mut self) {
-        if std::mem::take(&mut self.owes_stop) {
-            self.want(Wanted::Down);
-            self.link.acknowledge();
-        }
-    }
-
-    /// Brings it up if that is wanted.
-    fn on_resume(&mut self, client: &str) -> io::Result<()> {
-        match plan::raising(Wanted::read(&self.files.own), self.machine.state()) {
-            Raising::Already => {
-                let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
-                self.link.answer(client, &News::Already(pid));
-                Ok(())
-            }
-            Raising::Start => self.feed(Input::Start),
-            Raising::Wait => Ok(()),
-        }
-    }
-
-    /// Asked for something that only a later version knows.
-    fn refuse(&mut self) {
-        let what = "its worker is of an earlier version, and does not know what was asked for";
-        let advice =
-            "end keeper and worker with KILL: the installed ones follow, the service goes on";
-        self.tell_fault(&Fault::new(ExitCode::System, &self.name, what, advice));
-    }
-
-    fn on_start(&mut self, client: &str, encoded: &[u8], once: bool) -> io::Result<()> {
-        let wanted = Wanted::of_start(once);
-        match self.machine.state() {
-            State::Launching | State::Starting { .. } | State::Running => {
-                let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
-                self.want(wanted);
-                self.machine.set_once(once);
-                self.link.answer(client, &News::Already(pid));
-                return Ok(());
-            }
-            State::Down | State::Delay { .. } | State::Clearing { .. } | State::Stopping { .. } => {
-            }
-            // We are leaving; the keeper asks our successor.
-            State::Over(_) => return Ok(()),
-        }
-        if Context::decode(encoded).is_some()
-            && let Err(e) = Context::keep(encoded, &self.files.file("context"))
-        {
-            self.say(&format!("cannot keep the new surroundings: {e}"));
-        }
-        self.want(wanted);
-        self.machine.set_once(once);
-        self.was_signalled = false;
-        self.feed(Input::Start)
-    }
-
     pub(super) fn want(&mut self, wanted: Wanted) {
         if let Err(e) = wanted.write(&self.files.own) {
             let word = wanted.as_str();
@@ -346,139 +246,6 @@ impl<B: ProcessBackend> Worker<B> {
         if self.machine.config.essential {
             self.link.tell(&News::Essential(exit));
         }
-    }
-
-    fn is_ending(&self) -> bool {
-        matches!(self.machine.state(), State::Stopping { .. } | State::Clearing { .. })
-    }
-
-    fn recheck(&mut self) -> io::Result<()> {
-        if !self.is_ending() || self.tree.is_none() {
-            return Ok(());
-        }
-        if !self.machine.is_alive() && self.is_alone()? {
-            self.tree = None;
-            return self.feed(Input::Alone);
-        }
-        // What was forked while its parent was being killed.
-        let climb = match self.machine.state() {
-            State::Stopping { climb, .. } | State::Clearing { climb, .. } => climb.clone(),
-            _ => return Ok(()),
-        };
-        let (signal, whom, _) = climb.rung();
-        match signal {
-            Signal::SIGKILL => self.signal(signal, whom)?,
-            _ if self.machine.is_alive() => return Ok(()),
-            _ => self.signal_orphans()?,
-        }
-        self.notice_silence()
-    }
-
-    /// The end of what is not our child is told only if we watched it before. So
-    /// after a look that found something, nothing may be left that would tell.
-    pub(super) fn notice_silence(&mut self) -> io::Result<()> {
-        let is_told = self.tree.as_ref().is_none_or(|t| t.is_ours) && self.backend.keeps_orphans();
-        if !is_told && self.is_ending() && !self.machine.is_alive() && self.is_alone()? {
-            self.tree = None;
-            return self.feed(Input::Alone);
-        }
-        Ok(())
-    }
-
-    fn scope(&self) -> Scope {
-        if self.machine.config.detach { Scope::Session } else { Scope::Tree }
-    }
-
-    /// Whether nothing is left of the run that must end with it.
-    pub(super) fn is_alone(&mut self) -> io::Result<bool> {
-        let scope = self.scope();
-        let Some(tree) = &mut self.tree else { return Ok(true) };
-        tree.scope = scope;
-        if !tree.is_ours {
-            tree.strays = strays::read(&self.files, tree.run);
-        }
-        Ok(self.backend.members(tree)?.is_empty())
-    }
-
-    pub(super) fn signal(&mut self, signal: Signal, whom: Whom) -> io::Result<()> {
-        let scope = match whom {
-            Whom::Process => None,
-            Whom::Group => Some(Scope::Group),
-            Whom::Tree => Some(self.scope()),
-        };
-        self.told = Vec::new();
-        self.others = None;
-        let Some(main) = self.tree.as_ref().map(|t| t.main) else { return Ok(()) };
-        let is_ours = self.tree.as_ref().is_some_and(|t| t.is_ours) && self.backend.keeps_orphans();
-        // The main process is known without a look, and first to know; unless
-        // its end would hide from the look what it leaves.
-        if self.machine.is_alive() && (is_ours || scope.is_none()) {
-            self.signal_one(main, signal, is_ours)?;
-            if let Some(scope) = scope.filter(|_| signal != Signal::SIGKILL) {
-                self.others = Some((self.backend.now() + MOMENT, signal, scope));
-                return Ok(());
-            }
-        }
-        match scope {
-            Some(scope) => self.signal_untold(signal, scope),
-            None => Ok(()),
-        }
-    }
-
-    /// Signals the members of the tree that have not been told.
-    fn signal_untold(&mut self, signal: Signal, scope: Scope) -> io::Result<()> {
-        let is_ours = self.tree.as_ref().is_some_and(|t| t.is_ours) && self.backend.keeps_orphans();
-        let Some(tree) = &mut self.tree else { return Ok(()) };
-        tree.scope = scope;
-        if !tree.is_ours {
-            tree.strays = strays::read(&self.files, tree.run);
-        }
-        for member in self.backend.members(tree)? {
-            if !self.told.contains(&member) {
-                self.signal_one(member, signal, is_ours)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The children of a process that is just ending are on their way to us, and
-    /// a look may miss them: they are told when it has ended.
-    fn signal_orphans(&mut self) -> io::Result<()> {
-        match self.machine.state() {
-            State::Stopping { climb, .. } | State::Clearing { climb, .. } => {
-                let signal = climb.rung().0;
-                self.signal_untold(signal, self.scope())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn signal_one(&mut self, member: ProcessId, signal: Signal, is_ours: bool) -> io::Result<()> {
-        self.told.push(member);
-        if !is_ours {
-            self.backend.watch(member)?;
-        }
-        match self.backend.signal(member, signal) {
-            // Stopped processes act on nothing but KILL until continued.
-            Ok(true) if signal != Signal::SIGKILL => {
-                let _ = self.backend.signal(member, Signal::SIGCONT);
-            }
-            Ok(_) => {}
-            Err(e) => self.say(&format!("cannot signal pid {}: {e}", member.pid)),
-        }
-        Ok(())
-    }
-
-    fn name_survivors(&mut self) -> io::Result<()> {
-        let scope = self.scope();
-        let Some(tree) = &mut self.tree else { return Ok(()) };
-        tree.scope = scope;
-        let left: Vec<i32> = self.backend.members(tree)?.iter().map(|m| m.pid).collect();
-        if !left.is_empty() {
-            self.say(&format!("these processes outlived all signals: {left:?}"));
-            self.link.tell(&News::Survivors(left));
-        }
-        Ok(())
     }
 
     /// How the recorded run ended, if anybody knows.

@@ -169,6 +169,12 @@ impl Fake {
         self.world().sent.clone()
     }
 
+    /// How often we have looked who belongs to a tree.
+    #[must_use]
+    pub fn looks(&self) -> usize {
+        self.world().looks
+    }
+
     /// All launches, also those that came no further than the gate.
     #[must_use]
     pub fn started(&self) -> Vec<Started> {
@@ -210,7 +216,9 @@ impl ProcessBackend for Fake {
     }
 
     fn members(&mut self, tree: &Tree) -> io::Result<Vec<ProcessId>> {
-        Ok(self.world().members(tree))
+        let mut world = self.world();
+        world.looks += 1;
+        Ok(world.members(tree))
     }
 
     fn keeps_orphans(&self) -> bool {

@@ -311,10 +311,13 @@ fn the_end_of_another_process_changes_nothing() {
 
 #[test]
 fn who_ends_in_a_moment_is_not_looked_at() {
-    let bench =
-        Bench::new("", [Behaviour::waits().ending_on(Signal::SIGTERM, secs(0), Exit::Code(0))]);
-    let (end, story) = asked(&bench, &[(20, STOP)]);
-    assert_eq!(end, STOPPED);
-    // No record that says that it is being stopped.
-    assert_eq!(story, ["20 TERM to main", "20 no record", "20 over: Stopped"]);
+    let prompt = Behaviour::waits().ending_on(Signal::SIGTERM, secs(0), Exit::Code(0));
+    let slow = Behaviour::waits().ending_on(Signal::SIGTERM, secs(4), Exit::Code(0));
+    // When it has ended, whether it was alone; before that, who else is to be told.
+    for (main, looks) in [(prompt, 1), (slow, 2)] {
+        let bench = Bench::new("", [main]);
+        let before = bench.fake.looks();
+        let (end, _) = asked(&bench, &[(20, STOP)]);
+        assert_eq!((end, bench.fake.looks() - before), (STOPPED, looks));
+    }
 }

@@ -50,17 +50,18 @@ pub fn descendants(root: i32) -> io::Result<Vec<i32>> {
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "dragonfly")] {
-        /// Whether the environment that the process began with holds `entry`.
-        /// DragonFly does not tell, so always `false`, which proves nothing.
-        pub fn carries(_pid: i32, _entry: &[u8]) -> bool {
-            false
+        /// The value of a variable in the environment that the process began with.
+        /// DragonFly does not tell, so always `None`, which proves nothing.
+        #[must_use]
+        pub fn variable(_pid: i32, _name: &[u8]) -> Option<Vec<u8>> {
+            None
         }
     } else {
-        /// Whether the environment that the process began with holds `entry`,
-        /// as in `NAME=VALUE` (sysctl(3), `KERN_PROC_ENV`). A program may
-        /// overwrite it, and another user's is not shown, so `false` proves
-        /// nothing.
-        pub fn carries(pid: i32, entry: &[u8]) -> bool {
+        /// The value of a variable in the environment that the process began with
+        /// (sysctl(3), `KERN_PROC_ENV`). A program may overwrite it, and another
+        /// user's is not shown, so `None` proves nothing.
+        #[must_use]
+        pub fn variable(pid: i32, variable: &[u8]) -> Option<Vec<u8>> {
             let name = if cfg!(target_os = "freebsd") {
                 [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_ENV, pid]
             } else {
@@ -68,8 +69,10 @@ cfg_if::cfg_if! {
             };
             // OpenBSD puts pointers before the strings; the last one is null,
             // so that the first string too follows a zero.
-            crate::sysctl::read_all(&name)
-                .is_ok_and(|environ| environ.split(|&b| b == 0).any(|e| e == entry))
+            let environ = crate::sysctl::read_all(&name).ok()?;
+            let value =
+                |entry: &[u8]| Some(entry.strip_prefix(variable)?.strip_prefix(b"=")?.to_vec());
+            environ.split(|&b| b == 0).find_map(value)
         }
     }
 }

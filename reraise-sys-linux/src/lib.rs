@@ -10,7 +10,7 @@
 //! | [`born`] | which process is this, beyond its pid |
 //! | [`send`] | a signal to that very process, never to a stranger |
 //! | [`EventQueue`] | signals, deaths of processes that are not our children, readable descriptors |
-//! | [`processes`], [`children`], [`descendants`], [`carries`] | who belongs to whom |
+//! | [`processes`], [`children`], [`descendants`], [`variable`] | who belongs to whom |
 //! | [`peek_child`], [`exit_status`] | how a process ended |
 //! | [`is_stopped`] | whether somebody has stopped it |
 //! | [`become_subreaper`], [`fork_beside`], [`set_title`], [`close_from`] | what we ask for ourselves |
@@ -27,7 +27,7 @@ pub use ours::{
     leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title, start_beside,
 };
 pub use proc::{
-    Process, boot_id, carries, children, descendants, is_stopped, pid_space, processes,
+    Process, boot_id, children, descendants, is_stopped, pid_space, processes, variable,
 };
 pub use queue::{Event, EventQueue};
 

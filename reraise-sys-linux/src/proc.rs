@@ -179,11 +179,14 @@ fn from_all(root: i32) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-/// Whether the environment that the process began with holds `entry`, as in
-/// `NAME=VALUE`. A program may overwrite it, so `false` proves nothing.
-pub fn carries(pid: i32, entry: &[u8]) -> bool {
-    fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environ| environ.split(|&b| b == 0).any(|e| e == entry))
+/// The value of a variable in the environment that the process began with
+/// (`/proc/PID/environ`, proc(5)). A program may overwrite it, so `None` proves
+/// nothing.
+#[must_use]
+pub fn variable(pid: i32, name: &[u8]) -> Option<Vec<u8>> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value = |entry: &[u8]| Some(entry.strip_prefix(name)?.strip_prefix(b"=")?.to_vec());
+    environ.split(|&b| b == 0).find_map(value)
 }
 
 /// A number for this boot: the first half of `/proc/sys/kernel/random/boot_id`

@@ -17,8 +17,8 @@ mod ours;
 
 pub use libproc::{born, children, descendants, exit_status, is_stopped, processes, send};
 pub use ours::{
-    become_subreaper, boot_id, carries, close_from, disable_pidfd, has_handles, pid_space,
-    set_title,
+    become_subreaper, boot_id, close_from, disable_pidfd, has_handles, pid_space, set_title,
+    variable,
 };
 pub use reraise_sys_bsd::kqueue::Event;
 pub use reraise_sys_bsd::posix::{

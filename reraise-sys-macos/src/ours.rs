@@ -42,13 +42,14 @@ pub fn pid_space() -> io::Result<u64> {
     Ok(0)
 }
 
-/// Whether the environment that the process began with holds `entry`, as in
-/// `NAME=VALUE` (sysctl(3), `KERN_PROCARGS2`). A program may overwrite it, and
-/// that of another user's or of a protected program is not shown, so `false`
-/// proves nothing.
-pub fn carries(pid: i32, entry: &[u8]) -> bool {
-    sysctl::read_all(&[libc::CTL_KERN, libc::KERN_PROCARGS2, pid])
-        .is_ok_and(|bytes| environment(&bytes).any(|e| e == entry))
+/// The value of a variable in the environment that the process began with
+/// (sysctl(3), `KERN_PROCARGS2`). A program may overwrite it, and that of another
+/// user's or of a protected program is not shown, so `None` proves nothing.
+#[must_use]
+pub fn variable(pid: i32, name: &[u8]) -> Option<Vec<u8>> {
+    let bytes = sysctl::read_all(&[libc::CTL_KERN, libc::KERN_PROCARGS2, pid]).ok()?;
+    let value = |entry: &[u8]| Some(entry.strip_prefix(name)?.strip_prefix(b"=")?.to_vec());
+    environment(&bytes).find_map(value)
 }
 
 /// The number of arguments, the path of the program, zeros, the arguments, the

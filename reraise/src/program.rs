@@ -145,6 +145,7 @@ fn foreground(given: &Given, name: ServiceName) -> Result<ExitCode, Fault> {
     let assignment =
         Assignment { piddir, name: name.clone(), task, place, link, under: Under::Nobody };
     backend.spare(others::of(&assignment));
+    backend.share_looks(paths::state_of(&assignment.piddir, nix::unistd::geteuid().as_raw()));
     match begin::supervise(backend, assignment).map_err(system)? {
         Some(Outcome::Stopped | Outcome::Done(_)) => Ok(ExitCode::Ok),
         Some(Outcome::Failed(exit)) => Err(Fault::new(

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -46,11 +46,12 @@ pub use super::spawn::{
 };
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
-    carries, children, close_from, code, disable_pidfd, discard, first_stack, fork_beside,
-    fork_onto, guard, has_handles, is_stopped, leave_first_stack, map_memory, parent, peek_child,
-    pid_space, prepare_title, processes, send, set_title, start_beside,
+    children, close_from, code, disable_pidfd, discard, first_stack, fork_beside, fork_onto, guard,
+    has_handles, is_stopped, leave_first_stack, map_memory, parent, peek_child, pid_space,
+    prepare_title, processes, send, set_title, start_beside, variable,
 };
 
+mod census;
 mod contract;
 mod look;
 
@@ -86,6 +87,15 @@ enum Stage {
     Launched,
 }
 
+/// Whether the environment that the process began with holds this entry,
+/// `NAME=VALUE`. A program may overwrite it, so `false` proves nothing.
+#[must_use]
+pub fn carries(pid: i32, entry: &[u8]) -> bool {
+    let mut parts = entry.splitn(2, |&b| b == b'=');
+    let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    variable(pid, name).is_some_and(|found| found == value)
+}
+
 /// The one real [`ProcessBackend`]. For a process with a single thread: it
 /// forks, and blocks signals for the thread that makes it.
 pub struct Native {
@@ -99,6 +109,8 @@ pub struct Native {
     leaves_reaping: bool,
     /// See [`Native::spare`].
     others: Option<Box<dyn Fn() -> Vec<i32>>>,
+    /// Where looks at all processes are shared.
+    shared: Option<PathBuf>,
 }
 
 impl Native {
@@ -131,6 +143,7 @@ impl Native {
             keeps_orphans,
             leaves_reaping,
             others: None,
+            shared: None,
         };
         // For children from before, whose SIGCHLD nobody collected.
         native.reap_all()?;
@@ -142,6 +155,12 @@ impl Native {
     /// process, as everything does that should be spared; most trees never do.
     pub fn spare(&mut self, others: impl Fn() -> Vec<i32> + 'static) {
         self.others = Some(Box::new(others));
+    }
+
+    /// Shares looks at all processes with whoever names the same directory, which
+    /// nobody else can change.
+    pub fn share_looks(&mut self, directory: PathBuf) {
+        self.shared = Some(directory);
     }
 
     /// Reaps this child if it has ended; its events follow.

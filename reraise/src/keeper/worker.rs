@@ -9,6 +9,7 @@ use crate::control;
 use crate::error::Fault;
 use crate::messages;
 use crate::name::ServiceName;
+use crate::paths;
 use crate::supervise::begin::{self, Assignment, Task};
 use crate::supervise::launch::Under;
 use crate::supervise::link::{KeeperCommand, Link};
@@ -62,6 +63,7 @@ fn live(given: Given) -> ! {
     let assignment = Assignment { link, ..assignment };
     let ended = Native::new(&begin::SIGNALS).and_then(|mut backend| {
         backend.spare(others::of(&assignment));
+        backend.share_looks(paths::state_of(&assignment.piddir, nix::unistd::geteuid().as_raw()));
         begin::supervise(backend, assignment)
     });
     native::exit_now(match ended {

@@ -1,12 +1,13 @@
 //! Who belongs to a run, as looks at the system find them.
 
 use std::io;
+use std::path::Path;
 
 use nix::unistd::{getpid, getsid};
 
-use super::{Native, born, carries, parent, peek_child, processes, sys};
+use super::{Native, born, census, parent, peek_child, sys};
 use crate::backend::tree::{self, Relation};
-use crate::backend::{ProcessBackend, ProcessId, Scope, Tree, run_entry};
+use crate::backend::{ProcessBackend, ProcessId, Scope, Tree};
 
 /// How often a tree is looked at when all that one look finds is gone before
 /// the next. Not nothing is left then: a process may be forking away.
@@ -65,7 +66,7 @@ impl Native {
 
     fn look_at_all(&mut self, tree: &Tree) -> io::Result<Vec<i32>> {
         if !(tree.is_ours && self.keeps_orphans) {
-            return search(tree);
+            return search(tree, self.shared.as_deref());
         }
         let mut found = self.lineage()?;
         for stray in living(&tree.strays)? {
@@ -129,16 +130,15 @@ fn is_in_session(pid: i32, leader: i32) -> bool {
 }
 
 /// The tree of a process that is not our child, from a look at all processes.
-fn search(tree: &Tree) -> io::Result<Vec<i32>> {
-    let all: Vec<Relation> = processes()?
-        .iter()
-        .map(|p| Relation { pid: p.pid, ppid: p.ppid, pgid: p.pgid, sid: p.sid })
-        .collect();
+fn search(tree: &Tree, shared: Option<&Path>) -> io::Result<Vec<i32>> {
+    let seen = census::take(shared)?;
+    // Whose parent a lost one has now cannot be known: any process may be a subreaper.
+    let marked: Vec<i32> =
+        seen.iter().filter(|(_, run)| *run == tree.run).map(|(p, _)| p.pid).collect();
+    let is_marked = |p: &Relation| marked.contains(&p.pid);
+    let all: Vec<Relation> = seen.iter().map(|(p, _)| *p).collect();
     let main = tree.main.pid;
     let main_pid = born(main)?.map(|born| ProcessId { pid: main, born });
-    let mark = run_entry(tree.run);
-    // Whose parent a lost one has now cannot be known: any process may be a subreaper.
-    let is_marked = |p: &Relation| carries(p.pid, mark.as_bytes());
     Ok(tree::search(tree, &all, main_pid, &living(&tree.strays)?, &spared(), is_marked))
 }
 

@@ -18,7 +18,10 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::geteuid;
 
 use super::spawn::{self, Cradle};
-use super::{Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, Tree};
+use super::{
+    Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, RUN_VARIABLE,
+    Tree,
+};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
@@ -94,6 +97,14 @@ pub fn carries(pid: i32, entry: &[u8]) -> bool {
     let mut parts = entry.splitn(2, |&b| b == b'=');
     let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     variable(pid, name).is_some_and(|found| found == value)
+}
+
+/// The run whose mark the process has in its environment ([`RUN_VARIABLE`]). It may
+/// have overwritten it, so `None` proves nothing.
+#[must_use]
+pub fn run_mark(pid: i32) -> Option<u64> {
+    let value = variable(pid, RUN_VARIABLE.as_bytes())?;
+    u64::from_str_radix(str::from_utf8(&value).ok()?, 16).ok()
 }
 
 /// The one real [`ProcessBackend`]. For a process with a single thread: it

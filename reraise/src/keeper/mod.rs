@@ -95,8 +95,12 @@ struct Keeper {
     /// Workers that are to be forked, from a place where the stack is not deep,
     /// and what they are to be told first.
     forks: VecDeque<Fork>,
-    /// Orphans that have been assigned.
-    strays: BTreeMap<i32, u64>,
+    /// Children that are no workers and whose services are known: for the main
+    /// process of a run its service, for others nothing. A child keeps its pid until
+    /// we reap it.
+    strays: BTreeMap<i32, Option<ServiceName>>,
+    /// They have been looked for since we last heard of anything.
+    has_looked: bool,
     /// Workers that have been called, and have not said hello.
     called: BTreeMap<i32, ServiceName>,
     /// Workers of ours that have found another one in their place.
@@ -257,6 +261,7 @@ impl Keeper {
             adopted: BTreeMap::new(),
             forks: VecDeque::new(),
             strays: BTreeMap::new(),
+            has_looked: false,
             called: BTreeMap::new(),
             yielded: BTreeSet::new(),
             me,

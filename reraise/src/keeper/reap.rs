@@ -17,6 +17,8 @@ impl Keeper {
     /// Looks at all children that have ended. Before an adopted run is reaped,
     /// its status is put where its worker finds it.
     pub(super) fn reap(&mut self) {
+        let mut workers = Vec::new();
+        let mut has_come = false;
         while let Ok(Some((pid, status))) = native::peek_child(true) {
             if libc::WIFSTOPPED(status) {
                 native::note_stop(pid);
@@ -26,41 +28,67 @@ impl Keeper {
                 }
                 continue;
             }
+            has_come = true;
             if let Some((name, token)) = self.workers.get(&pid).cloned() {
-                // Still ours while its last words are read: what closes the
-                // connection must not count as a second death.
-                self.drain(token);
-                self.workers.remove(&pid);
-                if let exit @ Exit::Signal { number, .. } = Exit::from_status(status)
-                    && ![libc::SIGKILL, libc::SIGTERM].contains(&number)
-                {
-                    messages::say(name.as_str(), &format!("its worker ended: {exit}"));
-                }
-                let has_yielded = self.yielded.remove(&token);
-                let end = match Exit::from_status(status) {
-                    // Whom it has found may be gone meanwhile.
-                    Exit::Code(0) if has_yielded => End::Killed,
-                    Exit::Code(0) => End::Done,
-                    Exit::Signal { number: libc::SIGKILL | libc::SIGTERM, .. } => End::Killed,
-                    _ => End::Failed,
-                };
+                let end = self.end_of_worker(pid, &name, token, status);
                 if end != End::Done {
                     self.adopted.insert(name.clone(), ());
-                    self.assign_orphans(Some(&name));
                 }
-                wait_for(pid);
-                self.worker_gone(&name, end);
-                continue;
+                workers.push((name, end));
+            } else {
+                self.leave_status(pid, status);
+                self.strays.remove(&pid);
             }
-            if let Some((name, run)) = scan::run_of(&self.command, self.me, self.place, pid) {
-                let files = Files::of(&self.command.piddir, self.me, &name);
-                if let Err(e) = slot::leave_status(&files.file("exit"), run, status) {
-                    messages::say(name.as_str(), &format!("cannot keep its exit code: {e}"));
-                }
-            }
-            self.assign_orphans(None);
-            self.strays.remove(&pid);
             wait_for(pid);
+        }
+        // What they have left is ours since they ended. All at once: each listing of
+        // our children takes as long as there are children.
+        if has_come {
+            let mut left = workers.iter().filter(|(_, end)| *end != End::Done);
+            let dead = left.next().filter(|_| left.next().is_none()).map(|(name, _)| name);
+            self.assign_orphans(dead);
+        }
+        for (name, end) in workers {
+            self.worker_gone(&name, end);
+        }
+    }
+
+    /// What a dead worker has said last, and how it ended.
+    fn end_of_worker(&mut self, pid: i32, name: &ServiceName, token: u64, status: i32) -> End {
+        // Still ours while its last words are read: what closes the connection
+        // must not count as a second death.
+        self.drain(token);
+        self.workers.remove(&pid);
+        if let exit @ Exit::Signal { number, .. } = Exit::from_status(status)
+            && ![libc::SIGKILL, libc::SIGTERM].contains(&number)
+        {
+            messages::say(name.as_str(), &format!("its worker ended: {exit}"));
+        }
+        let has_yielded = self.yielded.remove(&token);
+        match Exit::from_status(status) {
+            // Whom it has found may be gone meanwhile.
+            Exit::Code(0) if has_yielded => End::Killed,
+            Exit::Code(0) => End::Done,
+            Exit::Signal { number: libc::SIGKILL | libc::SIGTERM, .. } => End::Killed,
+            _ => End::Failed,
+        }
+    }
+
+    /// Puts the status of an adopted run where its worker finds it.
+    fn leave_status(&self, pid: i32, status: i32) {
+        let (command, me, place) = (&self.command, self.me, self.place);
+        let run = match self.strays.get(&pid) {
+            Some(Some(name)) => {
+                scan::run_with(command, me, place, name, pid).map(|run| (name.clone(), run))
+            }
+            Some(None) => None,
+            // It has come and ended since we last looked.
+            None => scan::run_of(command, me, place, pid),
+        };
+        let Some((name, run)) = run else { return };
+        let files = Files::of(&command.piddir, me, &name);
+        if let Err(e) = slot::leave_status(&files.file("exit"), run, status) {
+            messages::say(name.as_str(), &format!("cannot keep its exit code: {e}"));
         }
     }
 
@@ -109,7 +137,6 @@ impl Keeper {
         let unknown: Vec<i32> = children
             .into_iter()
             .filter(|pid| !self.workers.contains_key(pid))
-            // A child keeps its pid until we reap it.
             .filter(|pid| !self.strays.contains_key(pid))
             .filter(|pid| native::born(*pid).ok().flatten().is_some())
             .collect();
@@ -121,19 +148,25 @@ impl Keeper {
         // is dead as well, and not reaped yet.
         let is_alive = |&pid: &i32| native::born(pid).ok().flatten().is_some();
         let dead = dead.filter(|_| adopted.len() == 1 && self.workers.keys().all(is_alive));
-        for (stray, owner) in
+        for (own, child) in
             scan::assign(&self.command, self.me, self.place, &unknown, &adopted, dead)
         {
-            self.strays.insert(stray.pid, stray.born);
-            if let Some((name, run)) = owner {
-                let files = Files::of(&self.command.piddir, self.me, &name);
-                let is_alive =
-                    |one: &ProcessId| native::born(one.pid).ok().flatten() == Some(one.born);
-                if let Err(e) = strays::note(&files, run, stray, is_alive) {
-                    let what = format!("cannot note pid {} as its own: {e}", stray.pid);
-                    messages::say(name.as_str(), &what);
+            match child {
+                scan::Child::Main(name) => drop(self.strays.insert(own.pid, Some(name))),
+                scan::Child::Stray(name, run) => {
+                    self.strays.insert(own.pid, None);
+                    self.note_stray(&name, run, own);
                 }
             }
+        }
+    }
+
+    fn note_stray(&self, name: &ServiceName, run: u64, stray: ProcessId) {
+        let files = Files::of(&self.command.piddir, self.me, name);
+        let is_alive = |one: &ProcessId| native::born(one.pid).ok().flatten() == Some(one.born);
+        if let Err(e) = strays::note(&files, run, stray, is_alive) {
+            let what = format!("cannot note pid {} as its own: {e}", stray.pid);
+            messages::say(name.as_str(), &what);
         }
     }
 }

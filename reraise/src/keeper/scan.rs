@@ -1,10 +1,11 @@
 //! What the disk and the process table say about the services of a keeper.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 
+use crate::backend::ProcessId;
 use crate::backend::native;
-use crate::backend::{ProcessId, run_entry};
 use crate::lock::{self, Holder};
 use crate::name::ServiceName;
 use crate::paths::Files;
@@ -83,8 +84,29 @@ pub(super) fn is_still(keeper: &KeeperCommand, me: u32, name: &ServiceName, pid:
     lock::holder_of(&files.file("lock"), lock::ALIVE).is_ok_and(|h| h == Holder::Pid(pid))
 }
 
-/// The service and the run whose main process has this pid. To be asked about
-/// a zombie child of ours, whose pid cannot belong to anybody else.
+/// A child of the keeper that is not its worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Child {
+    /// The main process of this service's run.
+    Main(ServiceName),
+    /// An orphan of this run.
+    Stray(ServiceName, u64),
+}
+
+/// The run whose main process has this pid, if it is the one that this service has.
+/// To be asked about a zombie child of ours, whose pid cannot belong to anybody else.
+pub(super) fn run_with(
+    keeper: &KeeperCommand,
+    me: u32,
+    place: Place,
+    name: &ServiceName,
+    pid: i32,
+) -> Option<u64> {
+    let slot = current_slot(&Files::of(&keeper.piddir, me, name), place)?;
+    (slot.pid == pid && slot.run != 0 && slot.phase.has_run()).then_some(slot.run)
+}
+
+/// The same when the service is not known either.
 pub(super) fn run_of(
     keeper: &KeeperCommand,
     me: u32,
@@ -92,41 +114,45 @@ pub(super) fn run_of(
     pid: i32,
 ) -> Option<(ServiceName, u64)> {
     names(keeper).ok()?.into_iter().find_map(|name| {
-        let slot = current_slot(&Files::of(&keeper.piddir, me, &name), place)?;
-        (slot.pid == pid && slot.run != 0 && slot.phase.has_run()).then_some((name, slot.run))
+        let run = run_with(keeper, me, place, &name, pid)?;
+        Some((name, run))
     })
 }
 
-/// For each orphan of ours: its identity, and the service and the run that it
-/// belongs to, where that is known; `dead` has what belongs to none of them. The
-/// main process of a run needs no note.
+/// What these children of ours are, where that is known; `dead` has what belongs to
+/// none of the adopted services.
 pub(super) fn assign(
     keeper: &KeeperCommand,
     me: u32,
     place: Place,
-    orphans: &[i32],
+    children: &[i32],
     adopted: &[ServiceName],
     dead: Option<&ServiceName>,
-) -> Vec<(ProcessId, Option<(ServiceName, u64)>)> {
+) -> Vec<(ProcessId, Child)> {
     let slots: Vec<(&ServiceName, Slot)> = adopted
         .iter()
         .filter_map(|n| Some((n, current_slot(&Files::of(&keeper.piddir, me, n), place)?)))
         .collect();
+    // Thousands may have come at once.
+    let by_pid: HashMap<i32, usize> = (0..).zip(&slots).map(|(i, (_, s))| (s.pid, i)).collect();
+    let by_run: HashMap<u64, usize> = (0..).zip(&slots).map(|(i, (_, s))| (s.run, i)).collect();
     let mut found = Vec::new();
-    for &pid in orphans {
+    for &pid in children {
         let Ok(Some(born)) = native::born(pid) else { continue };
         let own = ProcessId { pid, born };
-        if slots.iter().any(|(_, s)| s.process() == own) {
-            found.push((own, None));
+        if let Some(&at) = by_pid.get(&pid)
+            && slots[at].1.process() == own
+        {
+            found.push((own, Child::Main(slots[at].0.clone())));
             continue;
         }
         let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid)));
-        let by_session = slots.iter().find(|(_, s)| session.is_ok_and(|sid| sid.as_raw() == s.pid));
-        let by_mark =
-            || slots.iter().find(|(_, s)| native::carries(pid, run_entry(s.run).as_bytes()));
+        let by_session = session.ok().and_then(|sid| by_pid.get(&sid.as_raw()));
+        let by_mark = || by_run.get(&native::run_mark(pid)?);
+        let owner = by_session.or_else(by_mark).map(|&at| &slots[at]);
         let by_death = || slots.iter().find(|(n, _)| Some(*n) == dead);
-        if let Some((name, slot)) = by_session.or_else(by_mark).or_else(by_death) {
-            found.push((own, Some(((*name).clone(), slot.run))));
+        if let Some((name, slot)) = owner.or_else(by_death) {
+            found.push((own, Child::Stray((*name).clone(), slot.run)));
         }
     }
     found
@@ -137,7 +163,7 @@ mod tests {
     use super::*;
     use crate::slot::{Phase, SlotFile};
     use std::os::unix::process::CommandExt;
-    use std::process::{Child, Command, Stdio};
+    use std::process::{Command, Stdio};
 
     const HERE: Place = Place { boot: 1, space: 2 };
 
@@ -170,7 +196,7 @@ mod tests {
 
     /// A process in a session of its own, with this environment; it ends with
     /// its input.
-    struct Orphan(Child);
+    struct Orphan(std::process::Child);
 
     impl Orphan {
         fn new(environment: &[(&str, &str)]) -> Self {
@@ -206,7 +232,10 @@ mod tests {
             let adopted: Vec<_> = adopted.iter().map(|&name| name.clone()).collect();
             let found = assign(&scene.keeper(), scene.me, HERE, &[orphan.pid()], &adopted, dead);
             assert!(found.iter().all(|(stray, _)| stray.pid == orphan.pid()));
-            found.into_iter().find_map(|(_, owner)| owner).map(|(name, _)| name)
+            found.into_iter().find_map(|(_, child)| match child {
+                Child::Stray(name, _) => Some(name),
+                Child::Main(_) => None,
+            })
         };
         for (orphan, adopted, dead, expected) in [
             (&bare, &[&one][..], Some(&one), Some(&one)),
@@ -226,6 +255,24 @@ mod tests {
     }
 
     #[test]
+    fn the_main_process_of_a_run_is_no_orphan() {
+        let scene = Scene::new();
+        let main = Orphan::new(&[("RERAISE_RUN", "0000000000000008")]);
+        let born = native::born(main.pid()).unwrap().unwrap();
+        let slot = Slot { phase: Phase::Up, pid: main.pid(), born, run: 7, ..Slot::default() };
+        let one = scene.service("one", slot);
+        let two = scene.service("two", Slot { phase: Phase::Up, run: 8, pid: 1, ..slot });
+        let adopted = [one.clone(), two.clone()];
+        let found = assign(&scene.keeper(), scene.me, HERE, &[main.pid()], &adopted, Some(&two));
+        let main = ProcessId { pid: main.pid(), born };
+        assert_eq!(found, [(main, Child::Main(one.clone()))]);
+        // Another one had this pid.
+        scene.service("one", Slot { born: born + 1, ..slot });
+        let found = assign(&scene.keeper(), scene.me, HERE, &[main.pid], &adopted, None);
+        assert_eq!(found, [(main, Child::Stray(one, 7))]);
+    }
+
+    #[test]
     fn a_run_has_a_process_only_in_some_phases() {
         let scene = Scene::new();
         for (phase, is_open) in [
@@ -241,7 +288,9 @@ mod tests {
             let name = scene.service("web", Slot { phase, pid: 77, run: 7, ..Slot::default() });
             let found = |place, pid| run_of(&scene.keeper(), scene.me, place, pid);
             // The pid of one that has ended may be an orphan's of another service by now.
-            assert_eq!(found(HERE, 77), is_open.then_some((name, 7)), "{phase:?}");
+            assert_eq!(found(HERE, 77), is_open.then_some((name.clone(), 7)), "{phase:?}");
+            let run = run_with(&scene.keeper(), scene.me, HERE, &name, 77);
+            assert_eq!(run, is_open.then_some(7), "{phase:?}");
             assert_eq!(found(HERE, 78), None);
             assert_eq!(found(Place { boot: 9, ..HERE }, 77), None);
         }

@@ -57,6 +57,7 @@ impl Keeper {
                 some => some,
             };
             let heard = self.queue.next(left);
+            self.has_looked = false;
             self.was_silent = matches!(heard, Ok(None));
             match heard {
                 Ok(Some(QueueEvent::Signal(signal))) => self.on_signal(signal),
@@ -174,6 +175,7 @@ impl Keeper {
         }
         if !matches!(request, Request::Start { .. } | Request::Resume { .. })
             && self.adopted.contains_key(&name)
+            && !std::mem::replace(&mut self.has_looked, true)
         {
             // What has come to us since is to be ended with it.
             self.assign_orphans(None);

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{processes, variable};
-use crate::backend::RUN_VARIABLE;
+use super::{processes, run_mark};
 use crate::backend::tree::Relation;
 use crate::lock::LockFile;
 
@@ -55,13 +54,9 @@ fn together(sheet: &Sheet, look: &dyn Fn() -> io::Result<Vec<Seen>>) -> io::Resu
 }
 
 fn look() -> io::Result<Vec<Seen>> {
-    let mark = |pid| {
-        let value = variable(pid, RUN_VARIABLE.as_bytes())?;
-        u64::from_str_radix(str::from_utf8(&value).ok()?, 16).ok()
-    };
     let seen = |p: &super::Process| {
         let relation = Relation { pid: p.pid, ppid: p.ppid, pgid: p.pgid, sid: p.sid };
-        (relation, mark(p.pid).unwrap_or(0))
+        (relation, run_mark(p.pid).unwrap_or(0))
     };
     Ok(processes()?.iter().map(seen).collect())
 }

@@ -3,15 +3,58 @@
 //! programs that set their title overwrite the mark (each PostgreSQL process
 //! does, and leads a session of its own as well).
 
+use std::io;
+
 use super::{ProcessId, Scope, Tree};
 
 /// A living process as one look at the system finds it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Relation {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
     pub(super) pid: i32,
     pub(super) ppid: i32,
     pub(super) pgid: i32,
     pub(super) sid: i32,
+    /// The run whose mark its environment has; 0 is none.
+    pub(super) run: u64,
+}
+
+/// What a process is looked up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    Pid,
+    Parent,
+    Session,
+    Run,
+}
+
+impl Key {
+    pub(super) const ALL: [Self; 4] = [Self::Pid, Self::Parent, Self::Session, Self::Run];
+
+    /// What this process has there.
+    pub(super) fn of(self, seen: &Seen) -> u64 {
+        match self {
+            Self::Pid => number(seen.pid),
+            Self::Parent => number(seen.ppid),
+            Self::Session => number(seen.sid),
+            Self::Run => seen.run,
+        }
+    }
+}
+
+fn number(pid: i32) -> u64 {
+    u64::from(pid.cast_unsigned())
+}
+
+/// One look at all processes, to be asked.
+pub(super) trait Look {
+    /// Those that have this number there.
+    fn having(&self, key: Key, number: u64) -> io::Result<Vec<Seen>>;
+}
+
+impl Look for Vec<Seen> {
+    fn having(&self, key: Key, number: u64) -> io::Result<Vec<Seen>> {
+        Ok(self.iter().filter(|seen| key.of(seen) == number).copied().collect())
+    }
 }
 
 /// The pids that belong to the tree. `spared` never do, nor does what descends
@@ -19,50 +62,62 @@ pub(super) struct Relation {
 /// process now, `strays` those of the tree that are still who they were.
 pub(super) fn search(
     tree: &Tree,
-    all: &[Relation],
+    look: &(impl Look + ?Sized),
     main_pid: Option<ProcessId>,
     strays: &[i32],
     spared: &[i32],
-    is_marked: impl Fn(&Relation) -> bool,
-) -> Vec<i32> {
+) -> io::Result<Vec<i32>> {
     let main = tree.main;
     // No pid is given away while a session has its number. So a newcomer who
     // has this one shows that the session of the run is over.
     let is_session = main_pid.is_none_or(|p| p == main);
-    let is_found = |p: &&Relation| {
-        strays.contains(&p.pid)
-            || main_pid == Some(main) && p.pid == main.pid
-            || is_session && p.sid == main.pid
-            || is_marked(p)
-    };
-    let roots = all.iter().filter(is_found).map(|p| p.pid).collect();
-    let mut found = with_descendants(roots, all, spared);
-    let is_inside = |pid, number: fn(&Relation) -> i32| {
-        is_session && all.iter().any(|p| p.pid == pid && number(p) == main.pid)
-    };
-    match tree.scope {
-        Scope::Tree => {}
-        Scope::Session => found.retain(|&pid| is_inside(pid, |p| p.sid)),
-        Scope::Group => found.retain(|&pid| is_inside(pid, |p| p.pgid)),
+    let mut roots = Vec::new();
+    let of_main = Some(main.pid).filter(|_| main_pid == Some(main));
+    for &pid in of_main.iter().chain(strays) {
+        roots.extend(look.having(Key::Pid, number(pid))?);
     }
-    found
+    if is_session {
+        roots.extend(look.having(Key::Session, number(main.pid))?);
+    }
+    if tree.run != 0 {
+        roots.extend(look.having(Key::Run, tree.run)?);
+    }
+    let mut found = with_descendants(roots.iter().map(|p| p.pid).collect(), look, spared)?;
+    let number: fn(&Seen) -> i32 = match tree.scope {
+        Scope::Tree => return Ok(found),
+        Scope::Session => |p| p.sid,
+        Scope::Group => |p| p.pgid,
+    };
+    let mut inside = Vec::new();
+    for pid in found.drain(..).filter(|_| is_session) {
+        let own = look.having(Key::Pid, self::number(pid))?;
+        inside.extend(own.iter().any(|p| number(p) == main.pid).then_some(pid));
+    }
+    Ok(inside)
 }
 
 /// These and what descends from them, but for those that are spared and what
 /// descends through them only.
-pub(super) fn with_descendants(roots: Vec<i32>, all: &[Relation], spared: &[i32]) -> Vec<i32> {
-    let mut found = roots;
-    found.retain(|pid| !spared.contains(pid));
+pub(super) fn with_descendants(
+    roots: Vec<i32>,
+    look: &(impl Look + ?Sized),
+    spared: &[i32],
+) -> io::Result<Vec<i32>> {
+    let mut found: Vec<i32> = Vec::new();
+    let add = |found: &mut Vec<i32>, pid| {
+        if !found.contains(&pid) && !spared.contains(&pid) {
+            found.push(pid);
+        }
+    };
+    roots.into_iter().for_each(|pid| add(&mut found, pid));
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
-        for child in all.iter().filter(|p| p.ppid == parent) {
-            if !found.contains(&child.pid) && !spared.contains(&child.pid) {
-                found.push(child.pid);
-            }
+        for child in look.having(Key::Parent, number(parent))? {
+            add(&mut found, child.pid);
         }
         next += 1;
     }
-    found
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -93,15 +148,20 @@ mod tests {
         (99, 1, 99),
     ];
 
+    fn system() -> Vec<Seen> {
+        let run = |pid| if pid == 30 { 7 } else { 0 };
+        let seen = |&(pid, ppid, sid): &_| Seen { pid, ppid, pgid: sid, sid, run: run(pid) };
+        SYSTEM.iter().map(seen).collect()
+    }
+
     fn found(main_pid: Option<ProcessId>, strays: &[i32], scope: Scope) -> Vec<i32> {
         let tree = Tree { main: MAIN, run: 7, is_ours: false, strays: Vec::new(), scope };
-        let all = SYSTEM.map(|(pid, ppid, sid)| Relation { pid, ppid, pgid: sid, sid });
-        let all: Vec<_> = all
+        let all: Vec<_> = system()
             .into_iter()
             .filter(|p| p.pid != 10 || main_pid.is_some())
-            .map(|p| if p.pid == 11 && main_pid.is_none() { Relation { ppid: 1, ..p } } else { p })
+            .map(|p| if p.pid == 11 && main_pid.is_none() { Seen { ppid: 1, ..p } } else { p })
             .collect();
-        let mut found = search(&tree, &all, main_pid, strays, &[1, 5, 6, 13], |p| p.pid == 30);
+        let mut found = search(&tree, &all, main_pid, strays, &[1, 5, 6, 13]).unwrap();
         found.sort_unstable();
         found
     }
@@ -125,10 +185,18 @@ mod tests {
 
     #[test]
     fn neither_we_nor_the_keeper_nor_init_ever_belong() {
-        let all = SYSTEM.map(|(pid, ppid, sid)| Relation { pid, ppid, pgid: sid, sid });
+        let all: Vec<_> = system().into_iter().map(|p| Seen { run: 7, ..p }).collect();
         let tree =
             Tree { main: MAIN, run: 7, is_ours: false, strays: Vec::new(), scope: Scope::Tree };
-        let everything = search(&tree, &all, Some(MAIN), &[1, 5, 6], &[1, 5, 6], |_| true);
+        let everything = search(&tree, &all, Some(MAIN), &[1, 5, 6], &[1, 5, 6]).unwrap();
+        assert_eq!(everything.len(), SYSTEM.len() - 3);
         assert!([1, 5, 6].iter().all(|pid| !everything.contains(pid)), "{everything:?}");
+    }
+
+    #[test]
+    fn what_has_no_mark_is_no_member_of_a_run_without_a_number() {
+        let tree =
+            Tree { main: MAIN, run: 0, is_ours: false, strays: Vec::new(), scope: Scope::Tree };
+        assert_eq!(search(&tree, &system(), Some(OTHER), &[], &[]).unwrap(), []);
     }
 }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use super::behaviour::{Behaviour, Offspring};
-use crate::backend::tree::{self, Relation};
+use crate::backend::tree::{self, Seen};
 use crate::backend::{Event, Exit, Launch, ProcessId, RUN_VARIABLE, Tree};
 
 const INIT: i32 = 1;
@@ -100,6 +100,9 @@ pub(super) struct World {
 fn by(signal: Signal) -> Exit {
     Exit::Signal { number: signal as i32, core: false }
 }
+
+/// Why a look cannot fail.
+const IN_MEMORY: &str = "it is in memory";
 
 impl World {
     pub(super) fn new() -> Self {
@@ -397,11 +400,14 @@ impl World {
     }
 
     pub(super) fn members(&self, tree: &Tree) -> Vec<ProcessId> {
-        let mut all: Vec<Relation> = self
-            .processes
-            .iter()
-            .map(|(&pid, p)| Relation { pid, ppid: p.ppid, pgid: p.pgid, sid: p.sid })
-            .collect();
+        let seen = |(&pid, p): (&i32, &Process)| Seen {
+            pid,
+            ppid: p.ppid,
+            pgid: p.pgid,
+            sid: p.sid,
+            run: p.run.unwrap_or(0),
+        };
+        let mut all: Vec<Seen> = self.processes.iter().map(seen).collect();
         let spared = [INIT, KEEPER, self.us];
         let mut strays: Vec<i32> =
             tree.strays.iter().filter(|s| self.is_alive(**s)).map(|s| s.pid).collect();
@@ -409,12 +415,13 @@ impl World {
             // Lineage decides alone: who calls an adopted tree ours finds nothing.
             strays.extend(all.iter().filter(|p| p.ppid == self.us).map(|p| p.pid));
             let kin = tree::with_descendants(strays.clone(), &all, &spared);
+            let kin = kin.expect(IN_MEMORY);
             all.retain(|p| kin.contains(&p.pid));
         }
-        let is_marked =
-            |p: &Relation| self.processes.get(&p.pid).is_some_and(|p| p.run == Some(tree.run));
         let main_pid = self.identify(tree.main.pid);
-        let found = tree::search(tree, &all, main_pid, &strays, &spared, is_marked);
+        let found = tree::search(tree, &all, main_pid, &strays, &spared);
+        let mut found = found.expect(IN_MEMORY);
+        found.sort_unstable();
         found.into_iter().flat_map(|pid| self.identify(pid)).collect()
     }
 

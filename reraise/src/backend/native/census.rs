@@ -1,7 +1,7 @@
 //! A look at all processes and the marks they carry. It takes as long as there are
 //! processes, so that thousands of workers who each need one at the same time would
 //! take thousands of times as long. They share it: who finds nobody looking looks,
-//! and leaves what was found in a file for all who have been waiting.
+//! and leaves what was found, in order, in a file for all who have been waiting.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,52 +11,72 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{processes, run_mark};
-use crate::backend::tree::Relation;
-use crate::lock::LockFile;
+use super::{is_stopped, processes, run_mark};
+use crate::backend::tree::{Key, Look, Seen};
+use crate::lock::{Holder, LockFile};
 
-/// A process, and the run whose mark its environment has; 0 is none.
-pub(super) type Seen = (Relation, u64);
+/// A waiting one asks again after these times, since thousands may wait. In
+/// milliseconds.
+const FIRST_NAP: u64 = 2;
+const LONGEST_NAP: u64 = 128;
+/// Who takes longer than this is asked whether it has been stopped; in nanoseconds.
+const PATIENCE: u64 = 500_000_000;
+/// No look takes longer than this.
+const LONGEST: u64 = 60_000_000_000;
 
-/// A waiting one asks again after these times, since thousands may wait. Who takes
-/// longer than all of them may have been stopped, and is not waited for.
-const NAPS: [u64; 10] = [2, 4, 8, 16, 32, 64, 64, 64, 64, 64];
-
-/// All processes, as a look finds them that begins after this is asked. Those who ask
-/// with the same directory share looks.
-pub(super) fn take(shared: Option<&Path>) -> io::Result<Vec<Seen>> {
-    let Some(directory) = shared else { return look() };
+/// Asks all processes, as a look finds them that begins after this is called. Those
+/// who name the same directory share looks; then the question may be asked again.
+pub(super) fn ask<T>(shared: Option<&Path>, question: Question<'_, T>) -> io::Result<T> {
+    let alone = || question(&look()?);
+    let Some(directory) = shared else { return alone() };
     // Without the file everybody has to look for themselves; no worse than that.
-    Sheet::open(&directory.join("census")).map_or_else(|_| look(), |sheet| together(&sheet, &look))
+    let Ok(sheet) = Sheet::open(&directory.join("census")) else { return alone() };
+    together(&sheet, &look, question)
 }
 
-fn together(sheet: &Sheet, look: &dyn Fn() -> io::Result<Vec<Seen>>) -> io::Result<Vec<Seen>> {
+type Question<'a, T> = &'a dyn Fn(&dyn Look) -> io::Result<T>;
+
+fn together<T>(
+    sheet: &Sheet,
+    look: &dyn Fn() -> io::Result<Vec<Seen>>,
+    question: Question<'_, T>,
+) -> io::Result<T> {
     let needed = now();
-    for nap in NAPS {
-        if let Some(found) = sheet.read(needed) {
-            return Ok(found);
+    let mut nap = FIRST_NAP;
+    loop {
+        if let Some(answer) = sheet.ask(needed, question) {
+            return Ok(answer);
         }
         if sheet.lock.try_take(0).unwrap_or(false) {
             // Somebody may have ended just now.
-            let found = match sheet.read(needed) {
-                Some(found) => Ok(found),
-                None => {
+            let answer = sheet.ask(needed, question).map_or_else(
+                || {
                     let began = now();
-                    look().inspect(|found| sheet.write(began, found))
-                }
-            };
+                    let found = look()?;
+                    sheet.write(began, &found);
+                    question(&found)
+                },
+                Ok,
+            );
             let _ = sheet.lock.release(0);
-            return found;
+            return answer;
+        }
+        let waited = now().saturating_sub(needed);
+        if waited > LONGEST || waited > PATIENCE && sheet.is_stuck() {
+            return question(&look()?);
         }
         std::thread::sleep(Duration::from_millis(nap));
+        nap = (nap * 2).min(LONGEST_NAP);
     }
-    look()
 }
 
 fn look() -> io::Result<Vec<Seen>> {
-    let seen = |p: &super::Process| {
-        let relation = Relation { pid: p.pid, ppid: p.ppid, pgid: p.pgid, sid: p.sid };
-        (relation, run_mark(p.pid).unwrap_or(0))
+    let seen = |p: &super::Process| Seen {
+        pid: p.pid,
+        ppid: p.ppid,
+        pgid: p.pgid,
+        sid: p.sid,
+        run: run_mark(p.pid).unwrap_or(0),
     };
     Ok(processes()?.iter().map(seen).collect())
 }
@@ -69,9 +89,10 @@ fn now() -> u64 {
 }
 
 /// The file. One at a time writes it, who has the lock; it is written in place,
-/// since a rename may wait for the disk. When the look began stands in front, and is
-/// 0 while it is written: who finds the same there before and after reading has
-/// read what belongs to it.
+/// since a rename may wait for the disk. In front stand when the look began, which is
+/// 0 while it is written, and how many processes it found: who finds the same there
+/// before and after reading has read what belongs to it. Then all processes follow in
+/// the order of each [`Key`], so that a reader needs to read a few of them only.
 struct Sheet {
     file: File,
     lock: LockFile,
@@ -79,6 +100,8 @@ struct Sheet {
 
 const HEAD: u64 = 16;
 const ROW: usize = 24;
+/// So many rows are read at once.
+const SOME: u64 = 64;
 
 impl Sheet {
     fn open(path: &Path) -> io::Result<Self> {
@@ -89,20 +112,20 @@ impl Sheet {
         Ok(Self { file, lock: LockFile::open(&path.with_extension("lock"))? })
     }
 
+    /// Who looks has been stopped.
+    fn is_stuck(&self) -> bool {
+        matches!(self.lock.holder(0), Ok(Holder::Pid(pid)) if is_stopped(pid).unwrap_or(false))
+    }
+
     /// Nobody's loss when it fails: then the others look for themselves.
     fn write(&self, began: u64, found: &[Seen]) {
-        let rows: Vec<u8> = found
-            .iter()
-            .flat_map(|(p, run)| {
-                let mut row = [0; ROW];
-                let numbers = [p.pid, p.ppid, p.pgid, p.sid];
-                let places = row.chunks_exact_mut(4).zip(numbers);
-                places.for_each(|(place, n)| place.copy_from_slice(&n.to_le_bytes()));
-                row[16..].copy_from_slice(&run.to_le_bytes());
-                row
-            })
-            .collect();
-        let head = |began: u64| [began.to_le_bytes(), (rows.len() as u64).to_le_bytes()].concat();
+        let mut rows = Vec::with_capacity(found.len() * ROW * Key::ALL.len());
+        let mut sorted = found.to_vec();
+        for key in Key::ALL {
+            sorted.sort_unstable_by_key(|seen| key.of(seen));
+            sorted.iter().for_each(|seen| rows.extend_from_slice(&row_of(seen)));
+        }
+        let head = |began: u64| [began.to_le_bytes(), (found.len() as u64).to_le_bytes()].concat();
         let written = self
             .file
             .write_all_at(&head(0), 0)
@@ -113,41 +136,87 @@ impl Sheet {
         }
     }
 
-    /// What a look has found that began at `needed` or later. In the future it is of
-    /// an earlier boot.
-    fn read(&self, needed: u64) -> Option<Vec<Seen>> {
-        let (began, length) = self.head()?;
+    /// The answer of a look that began at `needed` or later, if there is one. In the
+    /// future it is of an earlier boot.
+    fn ask<T>(&self, needed: u64, question: Question<'_, T>) -> Option<T> {
+        let (began, count) = self.head()?;
         if !(needed.max(1)..=now()).contains(&began) {
             return None;
         }
-        // Shorter than what is promised: it was not all written.
-        let mut rows = vec![0; usize::try_from(length).ok()?.min(MOST)];
-        self.file.read_exact_at(&mut rows, HEAD).ok()?;
-        if self.head()? != (began, length) {
-            return None;
-        }
-        let (rows, rest) = rows.as_chunks::<ROW>();
-        rest.is_empty().then(|| rows.iter().map(seen).collect())
+        let answer = question(&Rows { file: &self.file, count }).ok()?;
+        (self.head()? == (began, count)).then_some(answer)
     }
 
     fn head(&self) -> Option<(u64, u64)> {
         let mut head = [0; HEAD as usize];
         self.file.read_exact_at(&mut head, 0).ok()?;
-        let (began, length) = head.split_at(8);
+        let (began, count) = head.split_at(8);
         Some((
             u64::from_le_bytes(began.try_into().ok()?),
-            u64::from_le_bytes(length.try_into().ok()?),
+            u64::from_le_bytes(count.try_into().ok()?),
         ))
     }
 }
 
-/// More than all processes that a system can have (PID_MAX_LIMIT of Linux, 4 million).
-const MOST: usize = ROW << 22;
+/// What is in a [`Sheet`].
+struct Rows<'a> {
+    file: &'a File,
+    count: u64,
+}
 
-fn seen(row: &[u8; ROW]) -> Seen {
+impl Rows<'_> {
+    /// Up to so many of those that follow in the order of this key, at most [`SOME`].
+    fn read(&self, key: Key, from: u64, most: u64) -> io::Result<Vec<Seen>> {
+        let mut rows = [0; ROW * SOME as usize];
+        let rows = &mut rows[..ROW * self.count.saturating_sub(from).min(most) as usize];
+        let place = (key as u64).checked_mul(self.count).and_then(|n| n.checked_add(from));
+        let place = place.and_then(|n| n.checked_mul(ROW as u64)?.checked_add(HEAD));
+        // Shorter than what is promised: it was not all written.
+        self.file.read_exact_at(rows, place.ok_or(io::ErrorKind::InvalidData)?)?;
+        Ok(rows.as_chunks::<ROW>().0.iter().map(seen_in).collect())
+    }
+}
+
+impl Look for Rows<'_> {
+    fn having(&self, key: Key, number: u64) -> io::Result<Vec<Seen>> {
+        // The first that may have it is between these two.
+        let (mut low, mut high) = (0, self.count);
+        while high - low > SOME {
+            let middle = low + (high - low) / 2;
+            let is_before = |seen: &Seen| key.of(seen) < number;
+            let at = if self.read(key, middle, 1)?.first().is_some_and(is_before) {
+                &mut low
+            } else {
+                &mut high
+            };
+            *at = middle;
+        }
+        let mut found = Vec::new();
+        loop {
+            let rows = self.read(key, low, SOME)?;
+            let is_over = rows.last().is_none_or(|last| key.of(last) > number);
+            found.extend(rows.into_iter().filter(|seen| key.of(seen) == number));
+            if is_over {
+                return Ok(found);
+            }
+            low += SOME;
+        }
+    }
+}
+
+fn row_of(seen: &Seen) -> [u8; ROW] {
+    let mut row = [0; ROW];
+    let numbers = [seen.pid, seen.ppid, seen.pgid, seen.sid];
+    let places = row.chunks_exact_mut(4).zip(numbers);
+    places.for_each(|(place, n)| place.copy_from_slice(&n.to_le_bytes()));
+    row[16..].copy_from_slice(&seen.run.to_le_bytes());
+    row
+}
+
+fn seen_in(row: &[u8; ROW]) -> Seen {
     let number = |at: usize| i32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]);
     let run = row[16..].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b));
-    (Relation { pid: number(0), ppid: number(4), pgid: number(8), sid: number(12) }, run)
+    Seen { pid: number(0), ppid: number(4), pgid: number(8), sid: number(12), run }
 }
 
 #[cfg(test)]
@@ -164,32 +233,36 @@ mod tests {
         Sheet::open(&dir.path().join("census")).unwrap()
     }
 
-    fn one(pid: i32) -> Vec<Seen> {
-        vec![(Relation { pid, ppid: -1, pgid: i32::MAX, sid: 4 }, u64::MAX - 1)]
+    fn one(pid: i32) -> Seen {
+        Seen { pid, ppid: -1, pgid: i32::MAX, sid: 4, run: u64::MAX - 1 }
     }
 
-    fn pids(found: &[Seen]) -> Vec<i32> {
-        found.iter().map(|(p, _)| p.pid).collect()
+    /// All that it has, in the order of their pids.
+    fn all(look: &dyn Look) -> io::Result<Vec<Seen>> {
+        let mut found = look.having(Key::Session, 4)?;
+        found.sort_by_key(|seen| seen.pid);
+        Ok(found)
+    }
+
+    fn pids(look: &dyn Look) -> io::Result<Vec<i32>> {
+        Ok(all(look)?.iter().map(|seen| seen.pid).collect())
     }
 
     #[test]
     fn what_was_written_is_read_and_only_by_who_needed_no_later_one() {
         let dir = tempfile::tempdir().unwrap();
         let sheet = sheet(&dir);
-        assert!(sheet.read(0).is_none());
+        assert!(sheet.ask(0, &pids).is_none());
         let began = now();
-        sheet.write(began, &[one(7), one(8)].concat());
-        let found = sheet.read(began).unwrap();
-        assert_eq!(pids(&found), [7, 8]);
-        let (p, run) = &found[0];
-        assert_eq!((p.ppid, p.pgid, p.sid, *run), (-1, i32::MAX, 4, u64::MAX - 1));
-        assert!(sheet.read(began + 1).is_none());
+        sheet.write(began, &[one(7), one(8)]);
+        assert_eq!(sheet.ask(began, &all).unwrap(), [one(7), one(8)]);
+        assert!(sheet.ask(began + 1, &pids).is_none());
         // A shorter one leaves nothing of the longer.
-        sheet.write(began, &one(9));
-        assert_eq!(pids(&sheet.read(began).unwrap()), [9]);
+        sheet.write(began, &[one(9)]);
+        assert_eq!(sheet.ask(began, &pids).unwrap(), [9]);
         // Of an earlier boot, which was up for longer.
-        sheet.write(now() + 3_600_000_000_000, &one(10));
-        assert!(sheet.read(0).is_none());
+        sheet.write(now() + 3_600_000_000_000, &[one(10)]);
+        assert!(sheet.ask(0, &pids).is_none());
     }
 
     #[test]
@@ -197,15 +270,56 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sheet = sheet(&dir);
         let began = now();
-        sheet.write(began, &one(7));
+        sheet.write(began, &[one(7)]);
         sheet.file.write_all_at(&0_u64.to_le_bytes(), 0).unwrap();
-        assert!(sheet.read(0).is_none());
-        sheet.write(began, &one(7));
+        assert!(sheet.ask(0, &pids).is_none());
+        sheet.write(began, &[one(7)]);
         sheet.file.set_len(HEAD + 3).unwrap();
-        assert!(sheet.read(began).is_none());
-        sheet.write(began, &one(7));
-        sheet.file.write_all_at(&u64::MAX.to_le_bytes(), 8).unwrap();
-        assert!(sheet.read(began).is_none());
+        assert!(sheet.ask(began, &pids).is_none());
+        for count in [2, SOME, u64::MAX / ROW as u64, u64::MAX] {
+            sheet.file.set_len(0).unwrap();
+            sheet.write(began, &[one(7)]);
+            sheet.file.write_all_at(&count.to_le_bytes(), 8).unwrap();
+            assert!(sheet.ask(began, &pids).is_none(), "{count}");
+        }
+        // While the question was asked.
+        sheet.write(began, &[one(7)]);
+        let answer = sheet.ask(began, &|_| {
+            sheet.write(began + 1, &[one(8)]);
+            Ok(())
+        });
+        assert!(answer.is_none());
+    }
+
+    #[test]
+    fn the_file_answers_every_question_as_the_look_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let sheet = sheet(&dir);
+        for count in [0, 1, 2, 63, 64, 65, 128, 1000] {
+            // Groups of one, of three, of a hundred; numbers that are not there.
+            let seen = |n: i32| Seen {
+                pid: 2 * n + 3,
+                ppid: n / 3,
+                pgid: 1,
+                sid: n / 100 * 5,
+                run: u64::from(n.cast_unsigned() % 7) << 60,
+            };
+            let look: Vec<Seen> = (0..count).map(seen).collect();
+            sheet.write(now(), &look);
+            for key in Key::ALL {
+                let numbers = look.iter().map(|seen| key.of(seen));
+                let beside = numbers.flat_map(|n| [n.saturating_sub(1), n, n + 1]);
+                for number in beside.chain([0, u64::MAX]) {
+                    let sorted = |look: &dyn Look| {
+                        let mut found = look.having(key, number)?;
+                        found.sort_by_key(|seen| seen.pid);
+                        Ok(found)
+                    };
+                    let case = format!("{count} {key:?} {number}");
+                    assert_eq!(sheet.ask(0, &sorted).unwrap(), sorted(&look).unwrap(), "{case}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -215,14 +329,14 @@ mod tests {
         let looks = Cell::new(0);
         let look = || {
             looks.set(looks.get() + 1);
-            Ok(one(looks.get()))
+            Ok(vec![one(looks.get())])
         };
         for n in 1..=3 {
-            assert_eq!(pids(&together(&sheet, &look).unwrap()), [n]);
+            assert_eq!(together(&sheet, &look, &pids).unwrap(), [n]);
         }
-        assert!(together(&sheet, &|| Err(io::ErrorKind::Other.into())).is_err());
+        assert!(together(&sheet, &|| Err(io::ErrorKind::Other.into()), &pids).is_err());
         // Its failure is nobody else's.
-        assert_eq!(pids(&together(&sheet, &look).unwrap()), [4]);
+        assert_eq!(together(&sheet, &look, &pids).unwrap(), [4]);
     }
 
     /// Another process that has the lock, and writes what it finds again and again,
@@ -240,7 +354,7 @@ mod tests {
             let mut end = [PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
             while poll(&mut end, PollTimeout::from(1_u8)).unwrap() == 0 {
                 if writes {
-                    sheet.write(now(), &one(7));
+                    sheet.write(now(), &[one(7)]);
                 }
             }
             super::super::exit_now(0);
@@ -255,16 +369,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("census");
         let _other = looking(&path, true);
-        let found = together(&Sheet::open(&path).unwrap(), &|| panic!("a second look"));
-        assert_eq!(pids(&found.unwrap()), [7]);
+        let sheet = Sheet::open(&path).unwrap();
+        let found = together(&sheet, &|| panic!("a second look"), &pids);
+        assert_eq!(found.unwrap(), [7]);
     }
 
     #[test]
-    fn who_never_finds_anything_is_not_waited_for() {
+    fn who_is_stopped_while_looking_is_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("census");
         let _other = looking(&path, false);
-        let found = together(&Sheet::open(&path).unwrap(), &|| Ok(one(9)));
-        assert_eq!(pids(&found.unwrap()), [9]);
+        let sheet = Sheet::open(&path).unwrap();
+        let Ok(Holder::Pid(pid)) = sheet.lock.holder(0) else { panic!("nobody is looking") };
+        let signal = |which| {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), which).unwrap();
+        };
+        signal(nix::sys::signal::SIGSTOP);
+        let found = together(&sheet, &|| Ok(vec![one(9)]), &pids);
+        signal(nix::sys::signal::SIGCONT);
+        assert_eq!(found.unwrap(), [9]);
     }
 }

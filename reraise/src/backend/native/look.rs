@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::unistd::{getpid, getsid};
 
 use super::{Native, born, census, parent, peek_child, sys};
-use crate::backend::tree::{self, Relation};
+use crate::backend::tree;
 use crate::backend::{ProcessBackend, ProcessId, Scope, Tree};
 
 /// How often a tree is looked at when all that one look finds is gone before
@@ -129,17 +129,14 @@ fn is_in_session(pid: i32, leader: i32) -> bool {
     getsid(Some(nix::unistd::Pid::from_raw(pid))).is_ok_and(|sid| sid.as_raw() == leader)
 }
 
-/// The tree of a process that is not our child, from a look at all processes.
+/// The tree of a process that is not our child, from a look at all processes: whose
+/// parent a lost one has now cannot be known, any process may be a subreaper.
 fn search(tree: &Tree, shared: Option<&Path>) -> io::Result<Vec<i32>> {
-    let seen = census::take(shared)?;
-    // Whose parent a lost one has now cannot be known: any process may be a subreaper.
-    let marked: Vec<i32> =
-        seen.iter().filter(|(_, run)| *run == tree.run).map(|(p, _)| p.pid).collect();
-    let is_marked = |p: &Relation| marked.contains(&p.pid);
-    let all: Vec<Relation> = seen.iter().map(|(p, _)| *p).collect();
-    let main = tree.main.pid;
-    let main_pid = born(main)?.map(|born| ProcessId { pid: main, born });
-    Ok(tree::search(tree, &all, main_pid, &living(&tree.strays)?, &spared(), is_marked))
+    census::ask(shared, &|look| {
+        let main = tree.main.pid;
+        let main_pid = born(main)?.map(|born| ProcessId { pid: main, born });
+        tree::search(tree, look, main_pid, &living(&tree.strays)?, &spared())
+    })
 }
 
 /// We, our keeper and init never belong to a tree, whatever it says.

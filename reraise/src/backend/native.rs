@@ -45,6 +45,7 @@ cfg_if::cfg_if! {
     }
 }
 
+pub use super::inherit::{close_all_but, inherited, set_inherited};
 pub use super::spawn::{
     exec_beside, exit_now, fork_with, keep_only, note_ignored, page_size, set_groups,
 };

@@ -20,24 +20,49 @@ impl Keeper {
     /// Calls the workers that an earlier keeper left, and resumes the services
     /// that have lost theirs.
     pub(super) fn take_over(&mut self) -> io::Result<()> {
-        for (name, found) in scan::services(&self.command, self.me, self.place)? {
-            match found {
-                scan::Found::Worker(pid) => {
-                    // It says hello when it hears the call, or is gone.
-                    if let Some(born) = native::born(pid)?
-                        && scan::is_still(&self.command, self.me, &name, pid)
-                    {
-                        native::send(pid, born, Signal::SIGUSR1)?;
-                    }
-                }
-                scan::Found::Unwatched => {
-                    self.adopted.insert(name.clone(), ());
-                    let effects = self.registry.resume(name);
-                    self.carry_out(effects);
-                }
-            }
+        // Not those of a keeper that we have not been.
+        let children = native::children(std::process::id().cast_signed())?;
+        for name in scan::names(&self.command)? {
+            self.take_over_one(&name, &children)?;
         }
         Ok(())
+    }
+
+    /// Looks after one service: calls its worker, or resumes it.
+    pub(super) fn take_over_one(&mut self, name: &ServiceName, children: &[i32]) -> io::Result<()> {
+        // Its worker may end while we look at it.
+        while !self.has_taken_over(name, children)? {}
+        Ok(())
+    }
+
+    fn has_taken_over(&mut self, name: &ServiceName, children: &[i32]) -> io::Result<bool> {
+        match scan::find(&self.command, self.me, self.place, name) {
+            None => {}
+            Some(scan::Found::Worker(pid)) if self.workers.contains_key(&pid) => {}
+            Some(scan::Found::Worker(pid)) => {
+                let Some(born) = native::born(pid)? else { return Ok(false) };
+                if !scan::is_still(&self.command, self.me, name, pid) {
+                    return Ok(false);
+                }
+                // Whose end we are told of in another way.
+                let is_ours = children.contains(&pid);
+                if !is_ours && !self.queue.watch_process(pid, born)? {
+                    return Ok(false);
+                }
+                self.awaited.insert(pid, name.clone());
+                if is_ours {
+                    self.inherit_worker(name, pid);
+                }
+                // It says hello when it hears the call, or is gone.
+                native::send(pid, born, Signal::SIGUSR1)?;
+            }
+            Some(scan::Found::Unwatched) => {
+                self.adopted.insert(name.clone(), ());
+                let effects = self.registry.resume(name.clone());
+                self.carry_out(effects);
+            }
+        }
+        Ok(true)
     }
 
     #[inline(never)]
@@ -54,7 +79,9 @@ impl Keeper {
         });
         match connected {
             Ok(token) => {
-                self.links.insert(name.clone(), token);
+                // Unless one that was there before has said hello meanwhile: this
+                // one finds that, and goes.
+                self.links.entry(name.clone()).or_insert(token);
                 for request in requests {
                     self.send(Some(token), &request.to_frame());
                 }

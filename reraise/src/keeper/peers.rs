@@ -86,10 +86,21 @@ impl Keeper {
         let Some(connection) = self.connections.remove(&token) else { return };
         self.queue.forget_readable(connection.stream.as_fd());
         match connection.peer {
-            Peer::Client => self.registry.client_gone(token),
+            Peer::Client => {
+                self.watchers.remove(&token);
+                self.registry.client_gone(token);
+            }
             Peer::Worker(name) => {
                 if self.links.get(&name) == Some(&token) {
                     self.links.remove(&name);
+                    // One of ours may have come in its place already.
+                    let mut all = self.workers.values();
+                    let ours = all.find(|(whose, _)| *whose == name).map(|(_, token)| *token);
+                    if let Some(ours) = ours.filter(|t| self.connections.contains_key(t)) {
+                        self.links.insert(name.clone(), ours);
+                        let effects = self.registry.reseat(&name);
+                        self.carry_out(effects);
+                    }
                 }
                 // A child's end comes as a signal, with the way it ended.
                 if !self.workers.values().any(|(w, _)| *w == name) {

@@ -1,7 +1,7 @@
 //! Children that have ended: workers, adopted runs, and orphans of trees.
 
 use super::registry::End;
-use super::{Keeper, now, scan};
+use super::{Keeper, now, scan, worker};
 use crate::backend::{Exit, ProcessId, native};
 use crate::messages;
 use crate::name::ServiceName;
@@ -19,8 +19,12 @@ impl Keeper {
                 // connection must not count as a second death.
                 self.drain(token);
                 self.workers.remove(&pid);
+                if self.awaited.remove(&pid).is_some() {
+                    self.expected = self.expected.saturating_sub(1);
+                }
                 let end = match Exit::from_status(status) {
                     Exit::Code(0) => End::Done,
+                    Exit::Code(worker::YIELDED) => End::Killed,
                     Exit::Signal { number: libc::SIGKILL | libc::SIGTERM, .. } => End::Killed,
                     _ => End::Failed,
                 };
@@ -54,9 +58,7 @@ impl Keeper {
     }
 
     pub(super) fn worker_gone(&mut self, name: &ServiceName, end: End) {
-        if end == End::Done {
-            self.adopted.remove(name);
-        }
+        let was_adopted = end == End::Done && self.adopted.remove(name).is_some();
         let effects = if self.links.contains_key(name) {
             // That of an earlier keeper has said hello, and this one has only
             // found it there.
@@ -66,6 +68,16 @@ impl Keeper {
             self.registry.gone(name, end, now())
         };
         self.carry_out(effects);
+        let has_successor = self.registry.has(name);
+        self.renewal.is_gone(name, has_successor);
+        // It may have found there a worker that was about to end.
+        if was_adopted
+            && !has_successor
+            && let Err(e) = self.take_over_one(name, &[])
+        {
+            messages::say(name.as_str(), &format!("cannot be looked after: {e}"));
+        }
+        self.go_on_renewing();
     }
 
     /// Gives orphans that came to us to the services they belong to: by the

@@ -26,6 +26,9 @@ pub enum Effect {
     Pass(ServiceName, Request),
     /// Send a client news of a service.
     Answer(Client, Frame),
+    /// A worker that was to make room has done so, and its successor is there;
+    /// or it has heard, and does so as soon as it can.
+    Renewed(ServiceName),
 }
 
 /// How a worker ended.
@@ -75,6 +78,12 @@ pub struct Registry {
 const REST_MAX: Duration = Duration::from_secs(60);
 
 impl Registry {
+    /// Whether a service has a worker, or is to have one.
+    #[must_use]
+    pub fn has(&self, name: &ServiceName) -> bool {
+        self.services.contains_key(name)
+    }
+
     /// Whether there is no worker, and none is to come.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -113,20 +122,17 @@ impl Registry {
     fn fill(&mut self, name: &ServiceName) -> Vec<Effect> {
         let Some(service) = self.services.get_mut(name) else { return Vec::new() };
         service.seat = Seat::Taken;
-        if service.pending.is_empty() {
-            return vec![Effect::Fork(name.clone(), Task::Resume)];
-        }
-        let (client, first) = service.pending.remove(0);
-        service.in_hand = Some((client, first.clone()));
-        let task = match first {
-            Request::Start { client, context, once } => Task::Start { client, context, once },
-            Request::Resume { client } => Task::Raise { client },
-            Request::Stop { now } => Task::Stop { now },
-            Request::Leave { now } => Task::Leave { now },
-            Request::Restart => Task::Restart,
+        let mut effects = Vec::new();
+        let task = match service.pending.iter().position(|(_, request)| !is_about_worker(request)) {
+            None => Task::Resume,
+            Some(first) => {
+                let (client, request) = service.pending.remove(first);
+                service.in_hand = Some((client, request.clone()));
+                // It is in the worker's hands from the beginning.
+                effects.push(Effect::Answer(client, told(name, &Frame::new(["ack"]))));
+                task_of(request)
+            }
         };
-        // It is in the worker's hands from the beginning.
-        let mut effects = vec![Effect::Answer(client, told(name, &Frame::new(["ack"])))];
         effects.push(Effect::Fork(name.clone(), task));
         for (_, request) in &service.pending {
             effects.push(Effect::Pass(name.clone(), request.clone()));
@@ -174,7 +180,10 @@ impl Registry {
         }
         match verb {
             "ack" if !service.pending.is_empty() => {
-                let (client, _) = service.pending.remove(0);
+                let (client, request) = service.pending.remove(0);
+                if is_about_worker(&request) {
+                    return vec![Effect::Renewed(name.clone())];
+                }
                 vec![Effect::Answer(client, told(name, &Frame::new(["ack"])))]
             }
             "all" => {
@@ -206,8 +215,16 @@ impl Registry {
         if let Some(taken) = service.in_hand.take().filter(|_| end != End::Done) {
             service.pending.insert(0, taken);
         }
-        let is_only_leaving = service.pending.iter().all(is_leave);
-        if end == End::Done && is_only_leaving {
+        // It has gone, whatever for; its successor is asked to say so.
+        for (_, request) in &mut service.pending {
+            if *request == Request::Yield {
+                *request = Request::Present;
+            }
+        }
+        let is_leaving = service.pending.iter().any(is_leave);
+        let is_about_service = |asked: &(_, _)| !is_leave(asked) && !is_about_worker(&asked.1);
+        let is_wanted = service.pending.iter().any(is_about_service);
+        if end == End::Done && !is_wanted {
             self.services.remove(name);
             return Vec::new();
         }
@@ -221,7 +238,7 @@ impl Registry {
                     return self.fill(name);
                 }
                 // It cannot be ended in order, and we are to end.
-                if is_only_leaving && !service.pending.is_empty() {
+                if is_leaving && !is_wanted {
                     self.services.remove(name);
                     return Vec::new();
                 }
@@ -258,6 +275,18 @@ impl Registry {
         });
     }
 
+    /// Tells a worker to make room for one of our build.
+    #[must_use]
+    pub fn renew(&mut self, name: &ServiceName) -> Vec<Effect> {
+        match self.services.get_mut(name) {
+            Some(service) if service.seat == Seat::Taken => {
+                service.pending.push((NOBODY, Request::Yield));
+                vec![Effect::Pass(name.clone(), Request::Yield)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Ends all services; what is wanted stays as it is. Whoever comes after a
     /// worker that has not heard it hears it.
     #[must_use]
@@ -292,6 +321,23 @@ impl Registry {
 
 fn is_leave(asked: &(Client, Request)) -> bool {
     matches!(asked.1, Request::Leave { .. })
+}
+
+/// Whether it is about the worker, and not about its service.
+fn is_about_worker(request: &Request) -> bool {
+    matches!(request, Request::Yield | Request::Present)
+}
+
+/// What a worker is forked for that is to do this.
+fn task_of(request: Request) -> Task {
+    match request {
+        Request::Start { client, context, once } => Task::Start { client, context, once },
+        Request::Resume { client } => Task::Raise { client },
+        Request::Stop { now } => Task::Stop { now },
+        Request::Leave { now } => Task::Leave { now },
+        Request::Restart => Task::Restart,
+        Request::Yield | Request::Present => Task::Resume,
+    }
 }
 
 /// 0, 1, 2, 4 … seconds: a bug of ours must not become a storm.

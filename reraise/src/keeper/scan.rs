@@ -22,7 +22,8 @@ pub(super) enum Found {
     Unwatched,
 }
 
-fn names(keeper: &KeeperCommand) -> io::Result<Vec<ServiceName>> {
+/// All services that were ever started.
+pub(super) fn names(keeper: &KeeperCommand) -> io::Result<Vec<ServiceName>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(keeper.state.join("s"))? {
         names.extend(ServiceName::new(&entry?.file_name()));
@@ -41,26 +42,19 @@ pub(super) fn has_run(keeper: &KeeperCommand, me: u32, place: Place, name: &Serv
     slot.is_some_and(|s| s.phase.is_open())
 }
 
-/// All services that have a worker, or should have one.
-pub(super) fn services(
+/// Whether a service has a worker, or should have one.
+pub(super) fn find(
     keeper: &KeeperCommand,
     me: u32,
     place: Place,
-) -> io::Result<Vec<(ServiceName, Found)>> {
-    let mut found = Vec::new();
-    for name in names(keeper)? {
-        let files = Files::of(&keeper.piddir, me, &name);
-        match lock::holder_of(&files.file("lock"), 0) {
-            Ok(Holder::Pid(pid)) => found.push((name, Found::Worker(pid))),
-            Ok(Holder::Elsewhere) | Err(_) => {}
-            Ok(Holder::Nobody) => {
-                if has_run(keeper, me, place, &name) {
-                    found.push((name, Found::Unwatched));
-                }
-            }
-        }
+    name: &ServiceName,
+) -> Option<Found> {
+    let files = Files::of(&keeper.piddir, me, name);
+    match lock::holder_of(&files.file("lock"), 0) {
+        Ok(Holder::Pid(pid)) => Some(Found::Worker(pid)),
+        Ok(Holder::Elsewhere) | Err(_) => None,
+        Ok(Holder::Nobody) => has_run(keeper, me, place, name).then_some(Found::Unwatched),
     }
-    Ok(found)
 }
 
 /// The services that are to run, whatever has become of them.
@@ -149,7 +143,7 @@ mod tests {
         fn keeper(&self) -> KeeperCommand {
             let piddir = self.dir.path().to_owned();
             let state = crate::paths::state_of(&piddir, self.me);
-            KeeperCommand { program: "/nonexistent".into(), piddir, state }
+            KeeperCommand { program: "/nonexistent".into(), piddir, state, build: 0 }
         }
 
         /// A service, and what its slot says.

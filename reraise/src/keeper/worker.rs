@@ -14,7 +14,10 @@ use crate::supervise::launch::Under;
 use crate::supervise::link::{KeeperCommand, Link};
 use crate::supervise::news::News;
 use crate::supervise::others;
-use crate::supervise::worker::Place;
+use crate::supervise::worker::{Ended, Place};
+
+/// What a worker ends with that makes room for another one.
+pub(super) const YIELDED: i32 = 3;
 
 /// What a worker is given. All of it was copied into the common zone.
 struct Given {
@@ -65,7 +68,8 @@ fn live(given: Given) -> ! {
         begin::supervise(backend, assignment)
     });
     native::exit_now(match ended {
-        Ok(_) => 0,
+        Ok(Ended::Yielded) => YIELDED,
+        Ok(Ended::Over(_) | Ended::NotMine) => 0,
         Err(e) => {
             messages::say(name.as_str(), &format!("its worker failed: {e}"));
             // Whoever waits for us is told as well.

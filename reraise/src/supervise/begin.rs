@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::backend::{Exit, ProcessBackend, Scope, Signal, Tree};
 use crate::config::Config;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::error::{ExitCode, Fault};
 use crate::lock::{Holder, LockFile};
 use crate::messages;
@@ -21,7 +21,7 @@ pub use crate::supervise::plan::Task;
 use crate::supervise::plan::{Beginning, Remains, plan};
 use crate::supervise::policy::{self, History};
 use crate::supervise::strays;
-use crate::supervise::worker::{Place, Worker};
+use crate::supervise::worker::{Ended, Place, Worker};
 use crate::wanted::Wanted;
 
 /// What a worker is given.
@@ -40,15 +40,14 @@ pub struct Assignment {
     pub under: Under,
 }
 
-/// Begins, and supervises until there is nothing more to do. `None`: it was not
-/// for this worker to do.
+/// Begins, and supervises until there is nothing more to do.
 ///
 /// # Errors
 /// When something fails that another worker may do better.
-pub fn supervise<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<Outcome>> {
+pub fn supervise<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Ended> {
     match begin(backend, given)? {
-        Some(mut worker) => worker.run().map(Some),
-        None => Ok(None),
+        Some(mut worker) => worker.run(),
+        None => Ok(Ended::NotMine),
     }
 }
 
@@ -108,7 +107,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
     let must_launch = is_asked && beginning == Beginning::Launch;
     let judged = match &context {
         Some(context) => judge(context, &given.name),
-        None => Err(without_context(&given.name)),
+        None => Err(without_context(&given.task, &given.name, &files)),
     };
     let mut prepared = None;
     let config = match (judged, context) {
@@ -152,6 +151,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         others: None,
         owes_stop: false,
         has_adopted: remains != Remains::None,
+        has_yielded: false,
         was_signalled: false,
         published: None,
         _lock: lock,
@@ -179,8 +179,16 @@ fn later(name: &ServiceName, version: u8) -> Fault {
 }
 
 /// Without its surroundings a service is watched and stopped, not started.
-fn without_context(name: &ServiceName) -> Fault {
-    let what = "the surroundings that it was started with are gone";
+fn without_context(task: &Task, name: &ServiceName, files: &Files) -> Fault {
+    if matches!(task, Task::Start { context, .. } if context::is_later(context)) {
+        let what = "is started by a later version of Reraise than the keeper's";
+        let advice = "replace keeper and workers, the services go on: reraise upgrade";
+        return Fault::new(ExitCode::System, name, what, advice);
+    }
+    let what = match context::is_kept_by_later(&files.file("context")) {
+        true => "what it was started with was kept by a later version of Reraise",
+        false => "the surroundings that it was started with are gone",
+    };
     Fault::new(ExitCode::System, name, what, format!("start it anew: reraise start {name}"))
 }
 

@@ -46,6 +46,10 @@ pub enum Request {
     },
     /// `restart`.
     Restart,
+    /// Make room for a worker of another build, which adopts the service.
+    Yield,
+    /// Say that you are there.
+    Present,
 }
 
 impl Request {
@@ -63,6 +67,8 @@ impl Request {
             Self::Leave { now: true } => Frame::new(["leave-now"]),
             Self::Resume { client } => Frame::new(["resume", client]),
             Self::Restart => Frame::new(["restart"]),
+            Self::Yield => Frame::new(["yield"]),
+            Self::Present => Frame::new(["present"]),
         }
     }
 
@@ -82,6 +88,8 @@ impl Request {
             "leave-now" => Self::Leave { now: true },
             "resume" => Self::Resume { client: rest.split()?.0.to_owned() },
             "restart" => Self::Restart,
+            "yield" => Self::Yield,
+            "present" => Self::Present,
             _ => return None,
         })
     }
@@ -96,6 +104,8 @@ pub struct KeeperCommand {
     pub piddir: PathBuf,
     /// `.reraise-UID`.
     pub state: PathBuf,
+    /// See [`own_build`](crate::version::own_build).
+    pub build: u64,
 }
 
 /// See the module.
@@ -240,7 +250,8 @@ impl Link {
         // Whoever is awaited may end before it is watched: then once more.
         for _ in 0..100 {
             let pid = std::process::id().to_string();
-            let hello = Frame::new(["hello", &self.name, &pid]);
+            let build = format!("{:x}", keeper.build);
+            let hello = Frame::new(["hello", &self.name, &pid, &build]);
             // One that dies before it has heard us is no keeper.
             if let Ok(stream) = connect(&keeper.state)
                 && control::send(&stream, &hello).is_ok()

@@ -41,6 +41,17 @@ pub struct Place {
     pub space: u64,
 }
 
+/// Why a worker ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It has nothing more to do.
+    Over(Outcome),
+    /// It was not for this worker to do.
+    NotMine,
+    /// It makes room for a worker of another build.
+    Yielded,
+}
+
 /// A worker that holds its service's lock.
 pub struct Worker<B: ProcessBackend> {
     pub(super) backend: B,
@@ -61,6 +72,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) under: Under,
     /// Who has been sent the present signal of an ending.
     pub(super) told: Vec<ProcessId>,
+    /// A worker of another build is to take our place.
+    pub(super) has_yielded: bool,
     /// A signal has asked us to end the service.
     pub(super) was_signalled: bool,
     /// When the others that the present signal is for are looked for, and told.
@@ -79,11 +92,14 @@ impl<B: ProcessBackend> Worker<B> {
     ///
     /// # Errors
     /// When waiting fails; another worker then takes over.
-    pub fn run(&mut self) -> io::Result<Outcome> {
+    pub fn run(&mut self) -> io::Result<Ended> {
         loop {
             if let State::Over(outcome) = *self.machine.state() {
                 self.link.tell(&News::Over(outcome));
-                return Ok(outcome);
+                return Ok(Ended::Over(outcome));
+            }
+            if self.has_yielded && self.may_yield() {
+                return Ok(Ended::Yielded);
             }
             // Copied to where it lies together with what else stays.
             self.machine.config = self.machine.config.clone();
@@ -92,6 +108,19 @@ impl<B: ProcessBackend> Worker<B> {
             let due = due.into_iter().flatten().min();
             let event = self.backend.next_event(due)?;
             self.on_event(event)?;
+        }
+    }
+
+    /// A successor begins a ladder anew, and a launch is over in a moment: both
+    /// are waited for.
+    fn may_yield(&self) -> bool {
+        match self.machine.state() {
+            State::Starting { .. } | State::Running | State::Delay { .. } => true,
+            State::Down
+            | State::Launching
+            | State::Clearing { .. }
+            | State::Stopping { .. }
+            | State::Over(_) => false,
         }
     }
 
@@ -204,6 +233,16 @@ impl<B: ProcessBackend> Worker<B> {
                     self.feed(if now { Input::StopNow } else { Input::Stop })?;
                 }
                 Some(Request::Restart) => self.feed(Input::Restart)?,
+                // To acknowledge it is all.
+                Some(Request::Present) => {}
+                Some(Request::Yield) => {
+                    self.has_yielded = true;
+                    // What comes after it is our successor's. If that may take
+                    // a while, the keeper need not wait for it.
+                    if self.may_yield() {
+                        break;
+                    }
+                }
                 None => self.refuse(),
             }
             self.link.acknowledge();

@@ -17,13 +17,22 @@ impl Random {
     }
 }
 
+/// What a worker is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Start(Client),
+    Leave,
+    Yield,
+    Present,
+}
+
 /// A living worker.
 #[derive(Default, Debug)]
 struct Worker {
     /// What it was forked for, until it has said something.
     task: Option<Client>,
     /// What was passed on to it, and not acknowledged.
-    inbox: Vec<Client>,
+    inbox: Vec<Asked>,
     /// It has said that it goes.
     is_leaving: bool,
 }
@@ -38,12 +47,17 @@ struct World {
     acknowledged: BTreeSet<Client>,
     now: Duration,
     forks: usize,
+    /// Services whose worker is to make room, and how many have.
+    told: BTreeSet<ServiceName>,
+    renewed: usize,
 }
 
-fn number(request: &Request) -> Client {
+fn asked(request: &Request) -> Asked {
     match request {
-        Request::Start { client, .. } => client.parse().unwrap(),
-        Request::Leave { .. } => NOBODY,
+        Request::Start { client, .. } => Asked::Start(client.parse().unwrap()),
+        Request::Leave { .. } => Asked::Leave,
+        Request::Yield => Asked::Yield,
+        Request::Present => Asked::Present,
         Request::Stop { .. } | Request::Restart | Request::Resume { .. } => panic!("{request:?}"),
     }
 }
@@ -68,7 +82,11 @@ impl World {
                 }
                 Effect::Pass(name, request) => {
                     let worker = self.workers.get_mut(&name).expect("passed on to nobody");
-                    worker.inbox.push(number(&request));
+                    worker.inbox.push(asked(&request));
+                }
+                Effect::Renewed(name) => {
+                    assert!(self.told.remove(&name), "{name} was not told");
+                    self.renewed += 1;
                 }
                 Effect::Answer(client, frame) => {
                     let (_, rest) = frame.split().unwrap();
@@ -89,6 +107,9 @@ impl World {
         self.workers.remove(name);
         let effects = self.registry.gone(name, end, self.now);
         self.carry_out(effects);
+        if !self.registry.has(name) {
+            self.told.remove(name);
+        }
     }
 
     /// The worker does one thing. `false`: it has nothing more to do.
@@ -106,12 +127,17 @@ impl World {
         } else if worker.inbox.is_empty() {
             return false;
         } else {
-            let client = worker.inbox.remove(0);
-            self.open.remove(&client);
+            let asked = worker.inbox.remove(0);
+            if asked == Asked::Yield && worker.task.is_none() && !self.forks.is_multiple_of(3) {
+                // What else it was asked for is its successor's.
+                self.gone(name, End::Killed);
+                return true;
+            }
             self.say(name, &Frame::new(["ack"]));
-            if client == NOBODY {
+            if asked == Asked::Leave {
                 self.leave(name);
-            } else {
+            } else if let Asked::Start(client) = asked {
+                self.open.remove(&client);
                 assert!(self.acknowledged.contains(&client), "{client} is not told");
             }
         }
@@ -129,7 +155,14 @@ impl World {
 
     fn step(&mut self, random: &mut Random, client: Client, names: &[ServiceName]) {
         let name = names[random.below(names.len())].clone();
-        match random.below(17) {
+        match random.below(18) {
+            17 if !self.told.contains(&name) => {
+                let effects = self.registry.renew(&name);
+                if !effects.is_empty() {
+                    self.told.insert(name);
+                }
+                self.carry_out(effects);
+            }
             0..=2 => {
                 self.open.insert(client, name.clone());
                 let request =
@@ -167,17 +200,28 @@ impl World {
     fn check(&self) {
         for (client, name) in &self.open {
             let worker = self.workers.get(name);
-            let is_taken =
-                worker.is_some_and(|w| w.task == Some(*client) || w.inbox.contains(client));
+            let is_taken = worker.is_some_and(|w| {
+                w.task == Some(*client) || w.inbox.contains(&Asked::Start(*client))
+            });
             let service = self.registry.services.get(name);
             let is_pending = service.is_some_and(|s| s.pending.iter().any(|p| p.0 == *client));
             assert!(is_taken || is_pending, "{client} of {name} is lost");
         }
         for (name, worker) in &self.workers {
             assert!(self.registry.services.contains_key(name), "nobody knows of {worker:?}");
-            let all = worker.task.iter().chain(&worker.inbox);
-            let order: Vec<_> = all.filter(|client| **client != NOBODY).collect();
+            let clients = worker.inbox.iter().filter_map(|asked| match asked {
+                Asked::Start(client) => Some(client),
+                Asked::Leave | Asked::Yield | Asked::Present => None,
+            });
+            let task = worker.task.iter().filter(|client| **client != NOBODY);
+            let order: Vec<_> = task.chain(clients).collect();
             assert!(order.is_sorted(), "out of order: {order:?}");
+        }
+        // Whoever waits for a successor hears of it, or that there is none.
+        for name in &self.told {
+            let Some(service) = self.registry.services.get(name) else { continue };
+            let is_pending = |r: &Request| matches!(r, Request::Yield | Request::Present);
+            assert!(service.pending.iter().any(|(_, r)| is_pending(r)), "{name} {service:?}");
         }
         // Where there is no worker, one is to come.
         for (name, service) in &self.registry.services {
@@ -223,6 +267,6 @@ fn no_request_is_lost_and_no_service_has_two_workers() {
         }
         world.come_to_rest(&names);
         assert!(world.open.is_empty() && world.workers.is_empty());
-        assert!(world.forks > 200, "{}", world.forks);
+        assert!(world.forks > 200 && world.renewed > 20, "{} {}", world.forks, world.renewed);
     }
 }

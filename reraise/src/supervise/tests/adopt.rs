@@ -103,6 +103,98 @@ fn a_run_that_was_never_let_through_the_gate_was_none() {
 }
 
 #[test]
+fn one_that_makes_room_is_followed_by_one_that_adopts() {
+    let bench = Bench::new("", [lasts(30, 4), Behaviour::waits()]);
+    bench.ask(20, [Request::Yield]);
+    assert_eq!(bench.run(bench.start()), End::Yielded);
+    let before = (bench.slot(), bench.main());
+    // Whoever is told sees by its end that it was heard.
+    assert_eq!((bench.now(), bench.acks()), (secs(20), 0));
+    bench.fake.crash();
+    bench.ask(25, [Request::Present]);
+    assert_eq!(bench.run_until(Task::Resume, 26), End::TimeUp);
+    assert_eq!((bench.slot(), bench.main(), bench.acks()), (before.0, before.1, 1));
+    assert_eq!(bench.resume(), End::Quiet);
+    assert_eq!((bench.launches(), bench.record().unwrap().exit), (vec![0.0, 30.0], Some(4)));
+    assert!(bench.fake.sent().is_empty());
+}
+
+#[test]
+fn one_that_makes_room_leaves_what_else_it_was_asked_for() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    bench.ask(20, [Request::Yield, STOP]);
+    assert_eq!(bench.run(bench.start()), End::Yielded);
+    assert_eq!((bench.acks(), bench.fake.sent().len()), (0, 0));
+    assert_eq!(bench.wanted(), Some(Wanted::Up));
+}
+
+#[test]
+fn one_that_is_ending_its_service_makes_room_afterwards() {
+    let bench = Bench::new("", [stubborn(), Behaviour::waits()]);
+    bench.ask(20, [Request::Restart]);
+    bench.ask(25, [Request::Yield]);
+    // It says so, since it takes a while.
+    assert_eq!((bench.run(bench.start()), bench.now(), bench.acks()), (End::Yielded, secs(50), 2));
+    assert_eq!((sent(&bench, Signal::SIGTERM), bench.launches()), (vec![20], vec![0.0, 50.0]));
+    let bench = Bench::new("", [stubborn()]);
+    bench.ask(20, [STOP]);
+    bench.ask(25, [Request::Yield]);
+    assert_eq!((bench.run(bench.start()), bench.acks()), (STOPPED, 2));
+}
+
+#[test]
+fn a_delay_goes_on_in_the_hands_of_another() {
+    let runs = [lasts(20, 1), lasts(1, 1), lasts(1, 1), Behaviour::waits()];
+    let bench = Bench::new("config_retry_sec=50", runs);
+    bench.ask(30, [Request::Yield]);
+    assert_eq!(bench.run(bench.start()), End::Yielded);
+    let until = std::time::Duration::from_nanos(bench.slot().until);
+    assert_eq!(bench.resume(), End::Quiet);
+    assert_eq!(bench.fake.started().last().unwrap().at, until);
+}
+
+#[test]
+fn what_a_later_version_has_written_is_refused_and_the_run_left_alone() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    crashed(&bench, 15, Phase::Up);
+    bench.fake.crash();
+    let path = bench.files.file("run");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[7] = 2;
+    fs::write(&path, &bytes).unwrap();
+    for task in [bench.start(), Task::Resume, Task::Stop { now: true }, Task::Restart] {
+        assert_eq!(bench.run(task), End::Declined);
+        let story = bench.story();
+        assert!(story.iter().any(|s| s.contains("a later version of Reraise (format 2)")));
+    }
+    assert_eq!((bench.launches().len(), bench.fake.sent().len()), (1, 0));
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn a_start_by_a_later_version_is_refused_in_words() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    let mut context = bench.context().to_vec();
+    context[16] = b'2';
+    let task = Task::Start { client: "1".into(), context: context.into(), once: false };
+    assert_eq!(bench.run(task), End::Declined);
+    assert!(bench.story()[0].contains("by a later version of Reraise"), "{:?}", bench.story());
+}
+
+#[test]
+fn a_word_of_a_later_version_is_answered() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    bench.at_peer(20, |peer| {
+        crate::control::send(peer, &crate::control::Frame::new(["dance"])).unwrap();
+    });
+    assert_eq!(bench.run(bench.start()), End::Quiet);
+    let fault =
+        "20 fault: its worker is of an earlier version, and does not know what was asked for";
+    assert!(bench.story().contains(&fault.to_owned()));
+    assert_eq!(bench.acks(), 1);
+}
+
+#[test]
 fn many_workers_die_over_one_run() {
     let bench = Bench::new("", [Behaviour::waits()]);
     crashed(&bench, 1, Phase::Up);

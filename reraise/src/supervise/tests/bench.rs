@@ -26,7 +26,7 @@ use crate::supervise::launch::Under;
 use crate::supervise::link::{KeeperCommand, Link, Request};
 use crate::supervise::machine::Outcome;
 use crate::supervise::news::News;
-use crate::supervise::worker::Place;
+use crate::supervise::worker::{Ended, Place};
 use crate::wanted::Wanted;
 
 /// How a worker came to its end.
@@ -36,6 +36,8 @@ pub(super) enum End {
     Over(Outcome),
     /// It had nothing to do at all, and said why.
     Declined,
+    /// It made room for another one.
+    Yielded,
     /// It would wait for ever.
     Quiet,
     /// The test has seen enough of it.
@@ -131,6 +133,11 @@ impl Bench {
         self.hook(second, Box::new(|_| hook()));
     }
 
+    /// The keeper does this at that second.
+    pub(super) fn at_peer(&self, second: u64, act: impl FnOnce(&UnixStream) + 'static) {
+        self.hook(second, Box::new(act));
+    }
+
     /// The keeper passes these on at that second, in one piece.
     pub(super) fn ask(&self, second: u64, requests: impl IntoIterator<Item = Request>) {
         let requests: Vec<_> = requests.into_iter().collect();
@@ -181,15 +188,16 @@ impl Bench {
         let mut last_look = backend.again();
         let piddir = self.dir.path().join("p");
         let state = self.dir.path().to_owned();
-        let keeper = KeeperCommand { program: "/".into(), piddir: piddir.clone(), state };
+        let keeper = KeeperCommand { program: "/".into(), piddir: piddir.clone(), state, build: 1 };
         let (name, place, under) = (name(), self.place, self.under);
         let link = Link::new(theirs, &name, keeper);
         let given = Assignment { piddir, name, task, place, link, under };
         let ended = catch_unwind(AssertUnwindSafe(|| begin::supervise(backend, given)));
         last_look.observe();
         match ended {
-            Ok(Ok(Some(outcome))) => End::Over(outcome),
-            Ok(Ok(None)) => End::Declined,
+            Ok(Ok(Ended::Over(outcome))) => End::Over(outcome),
+            Ok(Ok(Ended::NotMine)) => End::Declined,
+            Ok(Ok(Ended::Yielded)) => End::Yielded,
             Ok(Err(e)) if e.to_string() == TIME_UP => End::TimeUp,
             Ok(Err(e)) if e.to_string() == "nothing will ever happen" => End::Quiet,
             Ok(Err(e)) => panic!("the worker failed: {e}"),

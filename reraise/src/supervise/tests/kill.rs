@@ -119,6 +119,7 @@ fn next(bench: &Bench, request: &Request) -> Task {
         Request::Restart => Task::Restart,
         Request::Start { .. } => bench.start(),
         Request::Resume { .. } => Task::Raise { client: "8".into() },
+        Request::Yield | Request::Present => Task::Resume,
         Request::Leave { now } => Task::Leave { now: *now },
     }
 }

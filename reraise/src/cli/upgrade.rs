@@ -97,6 +97,27 @@ fn connect(state: &Path) -> Option<UnixStream> {
     }
 }
 
+/// Whether the keeper that runs is of another build than the program that is
+/// installed; in words. `None`: it is not, or does not say.
+pub(crate) fn difference(setting: &Setting) -> Option<String> {
+    let me = setting.dirs.uid();
+    let installed = check(&client::worker_program(), &setting.dirs.piddir(me)).ok()?;
+    let state = setting.dirs.state(me);
+    let stream = link::connect(&state).ok()?;
+    let mut keeper = Keeper { stream, reader: Reader::default(), state };
+    keeper.send(["version"]);
+    match keeper.hear().ok()? {
+        Answer::State(state) if state.is.build != installed.build => Some(format!(
+            "keeper and workers are of version {}, and not of what is installed ({})",
+            state.is.number, installed.number
+        )),
+        Answer::State(state) if state.left > 0 => {
+            Some(format!("{} worker(s) are of another build than their keeper", state.left))
+        }
+        Answer::State(_) | Answer::Refused(_) | Answer::Silence | Answer::End => None,
+    }
+}
+
 fn nobody(version: &Version) -> ExitCode {
     let number = &version.number;
     console::line(&format!("keeper: skip (because none runs; the next one is {number})"));

@@ -131,7 +131,11 @@ fn keeper_and_workers_are_replaced_and_no_service_notices() {
     assert_eq!(settled(&s, &services), here());
     let (one, two) = (install(&s, "one"), install(&s, "two"));
     for dir in [&one, &two, &one] {
+        let doctor = || s.run(s.program(dir.join("reraise")).arg("doctor")).out;
+        let advice = "    reraise upgrade   # no service is touched\n";
+        assert!(doctor().contains(advice), "{}", doctor());
         let done = upgrade(&s, dir).expect(0);
+        assert!(!doctor().contains(advice), "{}", doctor());
         let version = env!("CARGO_PKG_VERSION");
         let line = format!("keeper: upgrade    # (pid={keeper}, version={version}, workers=7)\n");
         assert_eq!((done.out, done.err), (line, String::new()));
@@ -471,6 +475,8 @@ fn what_a_later_version_has_written_is_refused() {
         let done = s.reraise(words).expect(8);
         done.says("web: its run was recorded by a later version of Reraise (format 2)\n    ");
     }
+    let said = s.reraise(&["doctor"]).expect(1).out;
+    assert!(said.contains("web: its run was recorded by a later version (format 2)"), "{said}");
     assert!(is_alive(pid), "and nothing was started beside it, or ended");
     assert_eq!(fs::read(&path).unwrap(), later);
     // A program that cannot read it does not take the place of one that can.

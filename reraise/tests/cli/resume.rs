@@ -139,7 +139,7 @@ fn after_a_reboot_what_was_up_is_raised_in_its_own_surroundings() {
     for (name, stranger) in [("up", strangers[0].pid()), ("once", strangers[1].pid())] {
         let pid = s.pid(name);
         assert!(pid != stranger && is_alive(pid));
-        assert_eq!(s.status(name), "running");
+        wait_for("it to run", || s.status(name) == "running");
     }
     assert_eq!(s.status("down"), "not-running");
     assert_eq!(s.ok(&["resume"]), "");

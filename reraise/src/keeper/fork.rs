@@ -21,14 +21,16 @@ impl Keeper {
     /// that have lost theirs.
     pub(super) fn take_over(&mut self) -> io::Result<()> {
         // Not those of a keeper that we have not been.
-        let children = native::children(std::process::id().cast_signed())?;
+        let mut children = native::children(std::process::id().cast_signed())?;
+        children.sort_unstable();
         for name in scan::names(&self.command)? {
             self.take_over_one(&name, &children)?;
         }
         Ok(())
     }
 
-    /// Looks after one service: calls its worker, or resumes it.
+    /// Looks after one service: calls its worker, or resumes it. `children` are
+    /// ours, in order.
     pub(super) fn take_over_one(&mut self, name: &ServiceName, children: &[i32]) -> io::Result<()> {
         // Its worker may end while we look at it.
         while !self.has_taken_over(name, children)? {}
@@ -45,7 +47,7 @@ impl Keeper {
                     return Ok(false);
                 }
                 // Whose end we are told of in another way.
-                let is_ours = children.contains(&pid);
+                let is_ours = children.binary_search(&pid).is_ok();
                 if !is_ours && !self.queue.watch_process(pid, born)? {
                     return Ok(false);
                 }

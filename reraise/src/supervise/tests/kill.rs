@@ -125,6 +125,28 @@ fn next(bench: &Bench, request: &Request) -> Task {
 }
 
 #[test]
+fn the_end_of_an_essential_service_is_told_whoever_dies() {
+    let make = || {
+        Bench::new(
+            "config_essential=yes\nconfig_restart=never",
+            [Behaviour::exits(7).after(secs(20))],
+        )
+    };
+    at_every_call(make, Bench::start, |bench, end, calls| {
+        let mut story = bench.story();
+        if end == End::Killed {
+            let has_spoken = story.iter().any(|s| s.ends_with("launched"));
+            let task = if has_spoken { Task::Resume } else { bench.start() };
+            let _ = bench.run(task);
+            story.extend(bench.story());
+        }
+        assert!(story.iter().any(|s| s.contains(" essential: ")), "{calls} {story:?}");
+        // A child that was never let through the gate is no run.
+        assert!(bench.launches().len() <= 2, "{calls}");
+    });
+}
+
+#[test]
 fn a_stop() {
     let stop = |now| Request::Stop { now };
     for (request, wanted) in [

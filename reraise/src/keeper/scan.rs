@@ -96,18 +96,24 @@ pub(super) fn assign(
     adopted: &[ServiceName],
     dead: Option<&ServiceName>,
 ) -> Vec<(ProcessId, Option<(ServiceName, u64)>)> {
-    let slots: Vec<(&ServiceName, Slot)> = adopted
-        .iter()
-        .filter_map(|n| Some((n, current_slot(&Files::of(&keeper.piddir, me, n), place)?)))
-        .collect();
-    let mut found = Vec::new();
-    for &pid in orphans {
-        let Ok(Some(born)) = native::born(pid) else { continue };
-        let own = ProcessId { pid, born };
-        if slots.iter().any(|(_, s)| s.process() == own) {
-            found.push((own, None));
-            continue;
-        }
+    let slot = |name: &ServiceName| current_slot(&Files::of(&keeper.piddir, me, name), place);
+    let living = |&pid: &i32| Some(ProcessId { pid, born: native::born(pid).ok().flatten()? });
+    let (mut found, mut orphans) = (Vec::new(), orphans.iter().filter_map(living).collect());
+    let mut take_mains = |orphans: &mut Vec<ProcessId>, slot: &Slot| {
+        found.extend(orphans.extract_if(.., |own| *own == slot.process()).map(|own| (own, None)));
+    };
+    // Mostly nothing else has come to us, and then one slot is enough.
+    if let Some(slot) = dead.and_then(&slot) {
+        take_mains(&mut orphans, &slot);
+    }
+    if orphans.is_empty() {
+        return found;
+    }
+    let slots: Vec<(&ServiceName, Slot)> =
+        adopted.iter().filter_map(|name| Some((name, slot(name)?))).collect();
+    slots.iter().for_each(|(_, slot)| take_mains(&mut orphans, slot));
+    for own in orphans {
+        let pid = own.pid;
         let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid)));
         let by_session = slots.iter().find(|(_, s)| session.is_ok_and(|sid| sid.as_raw() == s.pid));
         let by_mark =

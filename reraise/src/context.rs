@@ -34,6 +34,21 @@ pub struct Context {
 /// The first line of the file.
 const MAGIC: &[u8] = b"reraise context 1";
 
+/// How it begins in every version.
+const MAGIC_OF_ALL: &[u8] = b"reraise context ";
+
+/// Whether these are surroundings in the format of a later version.
+#[must_use]
+pub fn is_later(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC_OF_ALL) && bytes.split(|&b| b == 0).next() != Some(MAGIC)
+}
+
+/// Whether such ones are kept.
+#[must_use]
+pub fn is_kept_by_later(path: &Path) -> bool {
+    is_later(&std::fs::read(path).unwrap_or_default())
+}
+
 /// The limits that are kept. What a system lacks is not in its list.
 const KEPT: &[Resource] = &[
     Resource::RLIMIT_CORE,
@@ -194,6 +209,21 @@ mod tests {
         context.environment.push(OsString::from_vec(b"ODD=\xff\n=x".to_vec()));
         assert_eq!(Context::decode(&context.encode()), Some(context.clone()));
         assert_eq!(context.limits.len(), KEPT.len());
+    }
+
+    #[test]
+    fn one_of_a_later_version_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("context");
+        assert!(!is_kept_by_later(&path));
+        let mut bytes = Context::current(Path::new("/d"), Path::new("/l")).unwrap().encode();
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(!is_kept_by_later(&path));
+        bytes[MAGIC.len() - 1] = b'2';
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(is_kept_by_later(&path) && Context::read(&path).is_none());
+        std::fs::write(&path, b"nonsense").unwrap();
+        assert!(!is_kept_by_later(&path));
     }
 
     #[test]

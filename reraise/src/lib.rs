@@ -21,6 +21,7 @@
 //! says what.
 
 pub mod backend;
+pub mod check;
 pub mod config;
 pub mod context;
 pub mod control;
@@ -39,6 +40,7 @@ pub mod service;
 pub mod skeleton;
 pub mod slot;
 pub mod supervise;
+pub mod version;
 pub mod wanted;
 pub mod words;
 pub mod zone;

@@ -5,8 +5,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -97,10 +97,32 @@ impl LockFile {
         })
     }
 
+    /// The one that the program before us in this process has left open: its
+    /// locks are held still (fcntl(2): by the process, and preserved by execve).
+    #[must_use]
+    pub fn from_descriptor(descriptor: OwnedFd) -> Self {
+        Self(File::from(descriptor))
+    }
+
+    /// Whether it is the file with this path.
+    ///
+    /// # Errors
+    /// As `stat(2)`.
+    pub fn is(&self, path: &Path) -> io::Result<bool> {
+        let (ours, there) = (self.0.metadata()?, std::fs::symlink_metadata(path)?);
+        Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+    }
+
     /// Its descriptor's number.
     #[must_use]
     pub fn number(&self) -> i32 {
         self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for LockFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode as Code;
 
 use crate::backend::native::{self, Native};
+use crate::check;
 use crate::context::Context;
 use crate::error::{ExitCode, Fault};
-use crate::keeper::{self, Orders};
+use crate::keeper::{self, Inheritance, Orders};
 use crate::lock::{self, Holder};
 use crate::name::{ServiceName, printable};
 use crate::paths::{self, Dirs, Files, Given};
@@ -56,7 +57,8 @@ fn run(arguments: &[OsString]) -> Result<u8, Fault> {
         logdir: std::env::var_os("RERAISE_LOGDIR"),
     };
     let mut keeper_for = None;
-    let (mut is_up, mut is_quiet) = (false, false);
+    let (mut is_up, mut is_quiet, mut is_check) = (false, false, false);
+    let mut inherited = None;
     let mut names = Vec::new();
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
@@ -74,6 +76,12 @@ fn run(arguments: &[OsString]) -> Result<u8, Fault> {
             Some("--logdir") => given.logdir = Some(value()?),
             // How `reraise`, and our own workers, start a keeper.
             Some("--up") if keeper_for.is_some() => is_up = true,
+            Some("--inherit") if keeper_for.is_some() => {
+                let word = value()?;
+                let left = word.to_str().and_then(Inheritance::from_word);
+                inherited = Some(left.ok_or_else(|| usage("--inherit", "makes no sense"))?);
+            }
+            Some("--check") => is_check = true,
             Some("--quiet") if keeper_for.is_some() => is_quiet = true,
             Some("--keeper") => keeper_for = Some(PathBuf::from(value()?)),
             Some(option) if option.starts_with('-') => {
@@ -82,11 +90,15 @@ fn run(arguments: &[OsString]) -> Result<u8, Fault> {
             _ => names.push(named(word)?),
         }
     }
+    let own = || {
+        std::env::current_exe().map_err(|e| Fault::system("auto-reraise", "cannot find itself", &e))
+    };
+    if is_check {
+        return say(&check::run(&own()?, given.piddir.map(PathBuf::from).as_deref())?);
+    }
     if let Some(piddir) = keeper_for {
-        let program = std::env::current_exe()
-            .map_err(|e| Fault::system("auto-reraise", "cannot find itself", &e))?;
         let up = is_up.then_some(names);
-        return keeper::run(Orders { program, piddir, up, is_quiet });
+        return keeper::run(Orders { program: own()?, piddir, up, is_quiet, inherited });
     }
     let mut names = names.into_iter();
     let Some(name) = names.next() else { return Err(usage("NAME", "is missing")) };

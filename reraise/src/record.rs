@@ -152,6 +152,14 @@ impl Record {
         Some(Self { phase, exit, pid, worker, epoch, more })
     }
 
+    /// Whether it says that a later version wrote it, which we cannot read.
+    #[must_use]
+    pub fn is_later(line: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(line);
+        let version = text.split_ascii_whitespace().find_map(|field| field.strip_prefix("v="));
+        version.and_then(|number| number.parse().ok()).is_some_and(|number: u32| number > 1)
+    }
+
     /// Reads a record that must belong to one of `owners`. `Ok(None)`: there is
     /// none.
     ///
@@ -184,6 +192,9 @@ impl Record {
         let length = file.read(&mut line).map_err(bad)?;
         match Self::from_line(&line[..length]) {
             Some(record) => Ok(Some(record)),
+            None if Self::is_later(&line) => {
+                Err("its record was written by a later version of Reraise".to_owned())
+            }
             None => Err("its record makes no sense".to_owned()),
         }
     }

@@ -212,6 +212,14 @@ impl SlotFile {
         options.custom_flags(libc::O_NOFOLLOW).open(path).map(Self)
     }
 
+    /// Opens one for somebody who does not write it.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub fn open_to_read(path: &Path) -> io::Result<Self> {
+        OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path).map(Self)
+    }
+
     /// Writes it in place.
     ///
     /// # Errors
@@ -245,9 +253,7 @@ impl SlotFile {
 /// Reads a slot for someone who does not write it.
 #[must_use]
 pub fn read(path: &Path) -> Option<Slot> {
-    let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(libc::O_NOFOLLOW).open(path).ok()?;
-    SlotFile(file).read()
+    SlotFile::open_to_read(path).ok()?.read()
 }
 
 /// Leaves the wait status of run `run` for its worker.

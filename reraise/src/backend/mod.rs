@@ -8,6 +8,7 @@
 
 mod environment;
 pub mod fake;
+mod inherit;
 pub mod native;
 pub mod place;
 mod spawn;

@@ -44,6 +44,7 @@ cfg_if::cfg_if! {
     }
 }
 
+pub use super::inherit::{close_all_but, inherited, set_inherited};
 pub use super::spawn::{
     exec_beside, exit_now, fork_with, keep_only, note_ignored, note_stop, page_size, set_groups,
 };

@@ -13,6 +13,7 @@ mod select;
 mod skeleton;
 mod status;
 mod up;
+mod upgrade;
 mod usage;
 mod users;
 
@@ -121,6 +122,12 @@ enum Command {
         /// Names or patterns ('http-*'); what is wanted when there is none
         patterns: Vec<OsString>,
     },
+    /// Replace keeper and workers by the version that is installed now; the services go on
+    ///
+    /// The auto-reraise beside this program is tried first; one that cannot start leaves all as
+    /// it is. The keeper becomes the new program, with its pid, and then one worker after the
+    /// other is replaced. No service is restarted, or notices.
+    Upgrade,
     /// Remove records of services that do not run
     Clean {
         /// Names or patterns ('http-*'); all when there is none
@@ -223,6 +230,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
             act::run(&setting(given)?, &patterns, act::Verb::Restart { wait: !no_wait })
         }
         Command::Up { patterns } => up::run(&setting(given)?, &patterns),
+        Command::Upgrade => upgrade::run(&setting(given)?),
         Command::Clean { patterns } => clean::run(&setting(given)?, &patterns),
         Command::Skeleton { name: None, .. } => skeleton::print(),
         Command::Skeleton { name: Some(name), command } => {

@@ -9,7 +9,8 @@ use reraise::error::{ExitCode, Fault};
 /// The exit codes, for the end of `--help`.
 pub(crate) fn exit_codes() -> String {
     let lines = ExitCode::ALL.map(|(code, words)| format!("  {}  {words}", code as i32));
-    format!("Exit codes:\n{}", lines.join("\n"))
+    let up = "`reraise up` ends with the exit code of an essential service that has ended";
+    format!("Exit codes:\n{}\n{up}", lines.join("\n"))
 }
 
 /// Whether a command line was refused because it names no command.

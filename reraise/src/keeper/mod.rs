@@ -15,16 +15,19 @@
 //! | `reap` | children that have ended |
 //! | `scan` | what disk and process table say |
 //! | `settle` | how it takes its place |
+//! | `upgrade`, `renewal` | another program in its place, and for its workers |
 //! | `up` | in the foreground; the end of all services |
 
 mod fork;
 mod peers;
 mod reap;
 pub mod registry;
+mod renewal;
 mod scan;
 mod serve;
 mod settle;
 mod up;
+mod upgrade;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -47,11 +50,14 @@ use crate::supervise::begin::Task;
 use crate::supervise::launch::Under;
 use crate::supervise::link::{KeeperCommand, Request};
 use crate::supervise::worker::Place;
+use crate::version::own_build;
 use crate::zone;
 use peers::Connection;
-use registry::Registry;
-use up::Leaving;
+use registry::{Client, Registry};
+use renewal::Renewal;
 pub use up::context_file;
+use up::{Leaving, Told};
+pub use upgrade::{Inheritance, KEEPER};
 
 /// What a keeper says on standard output once it can be connected to.
 pub const READY: &str = "ready\n";
@@ -118,8 +124,24 @@ struct Keeper {
     /// See `up`.
     is_foreground: bool,
     leaving: Leaving,
+    told: Told,
     /// What it ends with.
     code: u8,
+    /// See `upgrade`: who wants us to become which program.
+    upgrade: Option<(Client, PathBuf)>,
+    /// Clients that are told what we are.
+    watchers: BTreeSet<Client>,
+    renewal: Renewal,
+}
+
+/// What interrupts the keeper's loop.
+enum Next {
+    /// A worker is to be forked.
+    Fork(Fork),
+    /// It is to become another program.
+    Other(Client, PathBuf),
+    /// There is nothing more to do.
+    End,
 }
 
 fn now() -> Duration {
@@ -137,6 +159,8 @@ pub struct Orders {
     pub up: Option<Vec<ServiceName>>,
     /// Nobody waits for [`READY`].
     pub is_quiet: bool,
+    /// What the program before us in this process has left.
+    pub inherited: Option<Inheritance>,
 }
 
 /// Becomes the keeper, unless there is one; returns when it is not needed any
@@ -149,7 +173,8 @@ pub struct Orders {
 pub fn run(orders: Orders) -> Result<u8, Fault> {
     let me = nix::unistd::geteuid().as_raw();
     // Whatever else our caller had open stays theirs alone.
-    native::close_from(3);
+    let kept = orders.inherited.map(|i| [i.lock, i.listener]);
+    native::close_all_but(kept.as_ref().map_or(&[], |kept| &kept[..]));
     let is_foreground = orders.up.is_some();
     // std's own looks at the environment, which a worker does not have. No
     // captures: it must be there for the workers as well.
@@ -167,13 +192,18 @@ pub fn run(orders: Orders) -> Result<u8, Fault> {
     };
     // The workers live on from here, on the few frames that there are: each page
     // of stack below this one is one that every service costs.
-    while let Some((name, task, requests)) = keeper.serve() {
-        let forked = zone::in_common(|| {
-            worker::fork(&keeper.command, &name, &task, keeper.place, keeper.under())
-        });
-        keeper.has_forked(&name, requests, forked);
+    loop {
+        match keeper.serve() {
+            Next::Fork((name, task, requests)) => {
+                let forked = zone::in_common(|| {
+                    worker::fork(&keeper.command, &name, &task, keeper.place, keeper.under())
+                });
+                keeper.has_forked(&name, requests, forked);
+            }
+            Next::Other(client, program) => keeper.become_other(client, &program),
+            Next::End => return Ok(keeper.code),
+        }
     }
-    Ok(keeper.code)
 }
 
 impl Keeper {
@@ -182,11 +212,18 @@ impl Keeper {
     fn begin(orders: Orders, me: u32) -> Result<Option<Self>, Fault> {
         // What follows is of no use to a worker.
         zone::keep_own();
-        let Orders { program, piddir, up, is_quiet } = orders;
+        let Orders { program, piddir, up, is_quiet, inherited } = orders;
         let shown = piddir.display().to_string();
         let state = paths::prepare_piddir(&piddir, me)?;
         let system = |e: io::Error| Fault::system(&shown, "no keeper can work there", &e);
-        let command = KeeperCommand { program, piddir, state };
+        let build = own_build(&program).map_err(system)?;
+        let command = KeeperCommand { program, piddir, state, build };
+        if let Some(inherited) = inherited {
+            let (lock, listener) = settle::inherit(&command.state, inherited)?;
+            return Self::settled(command, me, lock, Some(listener), up, true)
+                .map(Some)
+                .map_err(system);
+        }
         let lock = LockFile::open(&command.state.join("keeper.lock")).map_err(system)?;
         match settle::claim(&lock, up.is_some()).map_err(system)? {
             Holder::Nobody => {}
@@ -196,7 +233,7 @@ impl Keeper {
             }
             _ => return Ok(None),
         }
-        let begun = Self::settled(command, me, lock, up, is_quiet);
+        let begun = Self::settled(command, me, lock, None, up, is_quiet);
         begun.map(Some).map_err(system)
     }
 
@@ -205,9 +242,11 @@ impl Keeper {
         command: KeeperCommand,
         me: u32,
         lock: LockFile,
+        inherited: Option<UnixListener>,
         up: Option<Vec<ServiceName>>,
         is_quiet: bool,
     ) -> io::Result<Self> {
+        let is_new = inherited.is_none();
         settle::leave_caller(&command.state, up.is_some())?;
         let place = Place { boot: native::boot_id()?, space: native::pid_space()? };
         native::become_subreaper()?;
@@ -221,13 +260,13 @@ impl Keeper {
             Signal::SIGUSR1,
             Signal::SIGCONT,
         ];
-        let mut keeper = Self::new(command, me, lock, place, &signals)?;
+        let mut keeper = Self::new(command, me, lock, place, &signals, inherited)?;
         keeper.is_foreground = up.is_some();
         if up.is_none() {
             settle::announce(is_quiet);
         }
         keeper.take_over()?;
-        if let Some(names) = up {
+        if let Some(names) = up.filter(|_| is_new) {
             keeper.bring_up(&names)?;
         }
         keeper.lock.release(lock::CHANGING)?;
@@ -236,16 +275,21 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// One that can be connected to, and knows of nothing.
+    /// One that can be connected to, and knows of nothing; its listening socket may
+    /// have been left for it.
     fn new(
         command: KeeperCommand,
         me: u32,
         lock: LockFile,
         place: Place,
         signals: &[Signal],
+        inherited: Option<UnixListener>,
     ) -> io::Result<Self> {
         let mut queue = EventQueue::new(signals)?;
-        let listener = settle::listen(&command.state)?;
+        let listener = match inherited {
+            Some(left) => left,
+            None => settle::listen(&command.state)?,
+        };
         queue.watch_readable(listener.as_fd(), LISTENER)?;
         Ok(Self {
             command,
@@ -271,7 +315,11 @@ impl Keeper {
             patience: Some(now() + PATIENCE),
             is_foreground: false,
             leaving: Leaving::No,
+            told: Told::default(),
             code: 0,
+            upgrade: None,
+            watchers: BTreeSet::new(),
+            renewal: Renewal::default(),
         })
     }
 

@@ -59,6 +59,7 @@ impl Keeper {
         // must not count as a second death.
         self.drain(token);
         self.workers.remove(&pid);
+        self.called.remove(&pid);
         if let exit @ Exit::Signal { number, .. } = Exit::from_status(status)
             && ![libc::SIGKILL, libc::SIGTERM].contains(&number)
         {
@@ -116,6 +117,8 @@ impl Keeper {
             self.registry.gone(name, end, now())
         };
         self.carry_out(effects);
+        self.renewal.is_gone(name);
+        self.go_on_renewing();
     }
 
     /// Says that the workers of a service keep failing.

@@ -42,6 +42,17 @@ pub(super) fn has_run(keeper: &KeeperCommand, me: u32, place: Place, name: &Serv
     slot.is_some_and(|s| s.phase.is_open())
 }
 
+/// The main process of a service's run.
+pub(super) fn main_of(
+    keeper: &KeeperCommand,
+    me: u32,
+    place: Place,
+    name: &ServiceName,
+) -> Option<i32> {
+    let slot = current_slot(&Files::of(&keeper.piddir, me, name), place)?;
+    (slot.run != 0 && slot.phase.has_run()).then_some(slot.pid)
+}
+
 /// All services that have a worker, or should have one.
 pub(super) fn services(
     keeper: &KeeperCommand,
@@ -180,7 +191,7 @@ mod tests {
         fn keeper(&self) -> KeeperCommand {
             let piddir = self.dir.path().to_owned();
             let state = crate::paths::state_of(&piddir, self.me);
-            KeeperCommand { program: "/nonexistent".into(), piddir, state }
+            KeeperCommand { program: "/nonexistent".into(), piddir, state, build: 0 }
         }
 
         /// A service, and what its slot says.

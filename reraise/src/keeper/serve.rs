@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use super::peers::Peer;
 use super::registry::{Client, Effect, End};
 use super::up::{self, Leaving};
-use super::{Fork, Keeper, LISTENER, now};
+use super::{Keeper, LISTENER, Next, now};
 use crate::backend::native::QueueEvent;
 use crate::control::Frame;
 use crate::lock;
@@ -21,17 +21,20 @@ use crate::zone;
 const SILENCE: Duration = Duration::from_millis(200);
 
 impl Keeper {
-    /// Works until a worker must be forked. `None`: there is nothing more to do.
+    /// Works until something must be done at the bottom of the stack.
     #[inline(never)]
-    pub(super) fn serve(&mut self) -> Option<Fork> {
+    pub(super) fn serve(&mut self) -> Next {
         loop {
             if let Some(fork) = self.forks.pop_front() {
-                return Some(fork);
+                return Next::Fork(fork);
+            }
+            if let Some((client, program)) = self.upgrade.take() {
+                return Next::Other(client, program);
             }
             if self.is_foreground {
                 if self.leaving != Leaving::No && self.registry.is_empty() {
                     self.end();
-                    return None;
+                    return Next::End;
                 }
                 self.patience = None;
             }
@@ -40,7 +43,7 @@ impl Keeper {
                 self.patience = None;
             }
             if is_idle && !self.is_foreground && self.patience.is_none() && self.try_end() {
-                return None;
+                return Next::End;
             }
             let due = self.registry.deadline().into_iter().chain(self.patience).min();
             let left = due.map(|due| due.saturating_sub(now()));
@@ -78,7 +81,7 @@ impl Keeper {
                 Err(e) => {
                     // The workers notice, and start a keeper that can wait.
                     messages::say("keeper", &format!("cannot wait for events: {e}"));
-                    return None;
+                    return Next::End;
                 }
             }
         }
@@ -143,12 +146,9 @@ impl Keeper {
         let Some((verb, rest)) = frame.split() else { return };
         match verb {
             "context" => connection.context = rest.bytes().into(),
-            "hello" => {
-                if let Some(name) = rest.split().and_then(|(name, _)| valid(name)) {
-                    connection.peer = Peer::Worker(name.clone());
-                    self.greet(name, token);
-                }
-            }
+            "hello" => self.on_hello(token, &rest.texts().unwrap_or_default()),
+            "upgrade" => self.on_upgrade(token, &rest.texts().unwrap_or_default()),
+            "version" => self.on_version(token),
             verb => {
                 let Some(name) = rest.split().and_then(|(name, _)| valid(name)) else { return };
                 let request = match verb {
@@ -161,7 +161,7 @@ impl Keeper {
                     "stop" => Request::Stop { now: false },
                     "stop-now" => Request::Stop { now: true },
                     "restart" => Request::Restart,
-                    _ => return,
+                    _ => return self.is_too_old_for(token, &name),
                 };
                 self.on_request(token, name, request);
             }
@@ -204,6 +204,6 @@ impl Keeper {
     }
 }
 
-fn valid(name: &str) -> Option<ServiceName> {
+pub(super) fn valid(name: &str) -> Option<ServiceName> {
     ServiceName::new(name.as_ref()).ok()
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::READY;
+use super::upgrade::{self, Inheritance};
 use crate::backend::native::{self, EventQueue};
 use crate::control;
 use crate::error::{ExitCode, Fault};
@@ -44,6 +45,23 @@ pub(super) fn claim(lock: &LockFile, is_patient: bool) -> io::Result<Holder> {
             }
             holder => return Ok(holder),
         }
+    }
+}
+
+/// Takes over what the program before us in this process has left, and holds the
+/// lock of the change.
+pub(super) fn inherit(state: &Path, left: Inheritance) -> Result<(LockFile, UnixListener), Fault> {
+    let take = || {
+        let lock = LockFile::from_descriptor(native::inherited(left.lock)?);
+        let listener = UnixListener::from(native::inherited(left.listener)?);
+        let is_ours = lock.is(&state.join("keeper.lock"))? && lock.try_take(lock::ALIVE)?;
+        listener.local_addr()?;
+        lock.take(lock::CHANGING)?;
+        Ok::<_, io::Error>((lock, listener, is_ours))
+    };
+    match take() {
+        Ok((lock, listener, true)) => Ok((lock, listener)),
+        Ok((.., false)) | Err(_) => Err(upgrade::bad_inheritance()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The keeper in the foreground, `reraise up`: it brings services up when it
 //! begins, says what becomes of them, and ends all of them before it ends.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -98,7 +99,9 @@ impl Keeper {
             return;
         }
         let Some(news) = heard(frame) else { return };
-        if let Some(line) = line(&news) {
+        if let Some(line) = line(&news)
+            && self.told.is_new(name, &news)
+        {
             messages::say(name.as_str(), &line);
         }
         match news {
@@ -117,6 +120,32 @@ impl Keeper {
         let what = "cannot be started while all services are being stopped";
         let advice = "wait until the keeper has ended, then try again";
         News::Fault(Fault::new(ExitCode::Failed, name, what, advice))
+    }
+}
+
+/// What has been said of each service's process: a worker that adopts it says it once
+/// more, for clients that may be waiting.
+#[derive(Debug, Default)]
+pub(super) struct Told(BTreeMap<ServiceName, (i32, bool)>);
+
+impl Told {
+    /// What we know before anybody says it.
+    pub(super) fn knows(&mut self, name: &ServiceName, pid: i32) {
+        self.0.insert(name.clone(), (pid, false));
+    }
+
+    fn is_new(&mut self, name: &ServiceName, news: &News) -> bool {
+        let (pid, is_running) = match *news {
+            News::Launched(pid) => (pid, false),
+            News::Running(pid) => (pid, true),
+            _ => return true,
+        };
+        let before = self.0.insert(name.clone(), (pid, is_running));
+        let Some((_, was_running)) = before.filter(|(before, _)| *before == pid) else {
+            return true;
+        };
+        self.0.insert(name.clone(), (pid, was_running || is_running));
+        is_running && !was_running
     }
 }
 
@@ -176,6 +205,28 @@ mod tests {
         for expected in [Leaving::Asked, Leaving::Hurried, Leaving::Hurried] {
             leaving = leaving.further();
             assert_eq!(leaving, expected);
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_twice_of_one_process() {
+        let [a, b] = ["a", "b"].map(|name| ServiceName::new(name.as_ref()).unwrap());
+        let mut told = Told::default();
+        told.knows(&b, 9);
+        for (name, news, is_new) in [
+            (&a, News::Launched(7), true),
+            (&a, News::Launched(7), false),
+            (&a, News::Running(7), true),
+            (&a, News::Launched(7), false),
+            (&a, News::Running(7), false),
+            (&a, News::Ended(Exit::Unknown), true),
+            (&a, News::Launched(8), true),
+            (&a, News::Running(8), true),
+            (&b, News::Launched(9), false),
+            (&b, News::Running(9), true),
+            (&b, News::Running(10), true),
+        ] {
+            assert_eq!(told.is_new(name, &news), is_new, "{name} {news:?}");
         }
     }
 

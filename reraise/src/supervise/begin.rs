@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::backend::{Exit, ProcessBackend, Scope, Signal, Tree};
 use crate::config::Config;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::error::{ExitCode, Fault};
 use crate::lock::{self, Holder, LockFile};
 use crate::messages;
@@ -116,7 +116,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
     let must_launch = is_asked && beginning == Beginning::Launch;
     let judged = match &context {
         Some(context) => judge(context, &given.name),
-        None => Err(without_context(&given.name)),
+        None => Err(without_context(&given.task, &given.name, &files)),
     };
     let mut prepared = None;
     let config = match (judged, context) {
@@ -187,8 +187,16 @@ fn later(name: &ServiceName, version: u8) -> Fault {
 }
 
 /// Without its surroundings a service is watched and stopped, not started.
-fn without_context(name: &ServiceName) -> Fault {
-    let what = "the surroundings that it was started with are gone";
+fn without_context(task: &Task, name: &ServiceName, files: &Files) -> Fault {
+    if matches!(task, Task::Start { context, .. } if context::is_later(context)) {
+        let what = "is started by a later version of Reraise than the keeper's";
+        let advice = "replace keeper and workers, the services go on: reraise upgrade";
+        return Fault::new(ExitCode::System, name, what, advice);
+    }
+    let what = match context::is_kept_by_later(&files.file("context")) {
+        true => "what it was started with was kept by a later version of Reraise",
+        false => "the surroundings that it was started with are gone",
+    };
     Fault::new(ExitCode::System, name, what, format!("start it anew: reraise start {name}"))
 }
 

@@ -97,6 +97,8 @@ pub struct KeeperCommand {
     pub piddir: PathBuf,
     /// `.reraise-UID`.
     pub state: PathBuf,
+    /// See [`own_build`](crate::version::own_build).
+    pub build: u64,
 }
 
 /// See the module.
@@ -262,7 +264,8 @@ impl Link {
         // Whoever is awaited may end before it is watched: then once more.
         for _ in 0..100 {
             let pid = std::process::id().to_string();
-            let hello = Frame::new(["hello", &self.name, &pid]);
+            let build = format!("{:x}", keeper.build);
+            let hello = Frame::new(["hello", &self.name, &pid, &build]);
             // One that dies before it has heard us is no keeper.
             if let Ok(stream) = connect(&keeper.state)
                 && control::send(&stream, &hello).is_ok()

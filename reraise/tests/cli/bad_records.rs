@@ -52,7 +52,11 @@ fn a_record_that_makes_no_sense() {
     for (name, content) in TORN {
         s.script(name, SLEEPER);
         fs::write(s.p.join(name), content).unwrap();
-        let done = s.reraise(&["status", name]).expect(3).says("its record makes no sense");
+        let what = match name {
+            "later" => "its record was written by a later version of Reraise",
+            _ => "its record makes no sense",
+        };
+        let done = s.reraise(&["status", name]).expect(3).says(what);
         assert!(done.err.contains(&format!("reraise clean {name}")), "{done:?}");
         assert!(done.out.starts_with(&format!("{name:18} seems-not-running")), "{done:?}");
         s.ok(&["stop", name]);

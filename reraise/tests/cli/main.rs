@@ -24,3 +24,5 @@ mod support;
 mod surroundings;
 mod tree;
 mod up;
+#[cfg(target_os = "linux")]
+mod upgrade;

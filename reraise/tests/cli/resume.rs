@@ -172,6 +172,45 @@ fn the_end_of_a_session_is_no_stop() {
 }
 
 #[test]
+fn the_end_of_a_session_reaches_everybody_at_once_and_all_end_in_order() {
+    let s = Sandbox::new();
+    let got = s.fifo("got");
+    s.script("web", SLEEPER);
+    // It wants a moment, and a second TERM would be too much for it.
+    s.script(
+        "slow",
+        &format!(
+            "config_start_sec=0\nconfig_stop='TERM 1000, KILL 10'\nconfig_stop_to=process\n\
+             trap 'echo term >{0}' TERM\necho up >{0}\nwhile :; do sleep 1000000 & wait $!; [ -e {1} ] && exit 0; done",
+            got.shown(),
+            s.at("go").display()
+        ),
+    );
+    let (web, slow) = (s.up("web"), s.up("slow"));
+    assert_eq!(got.line(), "up");
+    let supervisors = [s.keeper(), s.worker("web"), s.worker("slow")];
+    // As systemd does with all processes of a unit.
+    let all: Vec<i32> = supervisors.into_iter().chain([web, slow]).collect();
+    for number in [Signal::SIGSTOP, Signal::SIGTERM] {
+        all.iter().for_each(|&pid| signal(pid, number));
+    }
+    for pid in all {
+        // It may have ended by now.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGCONT);
+    }
+    wait_gone(web);
+    assert_eq!(got.line(), "term");
+    wait_for("its record", || s.status("slow") == "stopping");
+    assert!(is_alive(slow), "nobody has lost patience");
+    fs::write(s.at("go"), "").unwrap();
+    signal(slow, Signal::SIGTERM);
+    wait_gone(slow);
+    supervisors.into_iter().for_each(wait_gone);
+    assert_eq!([wanted(&s, "web"), wanted(&s, "slow")], [Some(Wanted::Up); 2]);
+    assert_eq!(sorted(&s.ok(&["resume"])), ["slow: start", "web: start"]);
+}
+
+#[test]
 fn a_stop_that_was_cut_short_is_finished() {
     let s = Sandbox::new();
     let got = s.fifo("got");

@@ -5,12 +5,13 @@ use reraise::lock::{self, Holder};
 use reraise::name::ServiceName;
 use reraise::paths::Files;
 use reraise::service::Entry;
+use reraise::slot::{self, SlotFile};
 use reraise::wanted::Wanted;
 
 use super::findings::Findings;
-use crate::cli::Setting;
 use crate::cli::select::select;
 use crate::cli::status::{Seen, State, look};
+use crate::cli::{Setting, upgrade};
 
 /// Checks the keeper and every service.
 pub(super) fn check(setting: &Setting, found: &mut Findings) {
@@ -27,7 +28,12 @@ pub(super) fn check(setting: &Setting, found: &mut Findings) {
         one(setting, name, entry.as_ref(), &seen, found);
     }
     match keeper {
-        Ok(Holder::Pid(pid)) => found.ok(format!("{runs} service(s) run; keeper is process {pid}")),
+        Ok(Holder::Pid(pid)) => {
+            found.ok(format!("{runs} service(s) run; keeper is process {pid}"));
+            if let Some(difference) = upgrade::difference(setting) {
+                found.warning(difference, "reraise upgrade   # no service is touched");
+            }
+        }
         Ok(Holder::Nobody) if runs == 0 => found.ok("nothing runs, and no keeper is needed"),
         // Those of other users, of the shell version, or started by hand.
         Ok(Holder::Nobody) if unwatched == 0 => {
@@ -70,6 +76,12 @@ fn one(
     let files = Files::of(&setting.dirs.piddir(owner), owner, name);
     let is_wanted = Wanted::read(&files.own).is_some_and(Wanted::is_up);
     let again = format!("reraise start {name}");
+    if let Ok(file) = SlotFile::open_to_read(&files.file("run"))
+        && let slot::Found::Later(format) = file.look()
+    {
+        let what = format!("{name}: its run was recorded by a later version (format {format})");
+        return found.problem(what, "install that version again; this one leaves it alone");
+    }
     let boot = native::boot_id().unwrap_or_default();
     let is_old = seen.record.as_ref().and_then(|r| r.more).is_some_and(|m| m.boot != boot);
     let continued = seen.record.as_ref().and_then(|r| r.more).map_or(0, |m| m.continued);

@@ -13,8 +13,8 @@ use crate::supervise::worker::Place;
 fn bare(dir: &Path) -> Keeper {
     let state = dir.to_owned();
     let lock = LockFile::open(&state.join("keeper.lock")).unwrap();
-    let command = KeeperCommand { program: "/".into(), piddir: state.clone(), state };
-    Keeper::new(command, 0, lock, Place::default(), &[]).unwrap()
+    let command = KeeperCommand { program: "/".into(), piddir: state.clone(), state, build: 0 };
+    Keeper::new(command, 0, lock, Place::default(), &[], None).unwrap()
 }
 
 fn web() -> ServiceName {

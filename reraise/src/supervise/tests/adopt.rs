@@ -103,6 +103,47 @@ fn a_run_that_was_never_let_through_the_gate_was_none() {
 }
 
 #[test]
+fn what_a_later_version_has_written_is_refused_and_the_run_left_alone() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    crashed(&bench, 15, Phase::Up);
+    bench.fake.crash();
+    let path = bench.files.file("run");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[7] = 2;
+    fs::write(&path, &bytes).unwrap();
+    for task in [bench.start(), Task::Resume, Task::Stop { now: true }, Task::Restart] {
+        assert_eq!(bench.run(task), End::Declined);
+        let story = bench.story();
+        assert!(story.iter().any(|s| s.contains("a later version of Reraise (format 2)")));
+    }
+    assert_eq!((bench.launches().len(), bench.fake.sent().len()), (1, 0));
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn a_start_by_a_later_version_is_refused_in_words() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    let mut context = bench.context().to_vec();
+    context[16] = b'2';
+    let task = Task::Start { client: "1".into(), context: context.into(), once: false };
+    assert_eq!(bench.run(task), End::Declined);
+    assert!(bench.story()[0].contains("by a later version of Reraise"), "{:?}", bench.story());
+}
+
+#[test]
+fn a_word_of_a_later_version_is_answered() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    bench.at_peer(20, |peer| {
+        crate::control::send(peer, &crate::control::Frame::new(["dance"])).unwrap();
+    });
+    assert_eq!(bench.run(bench.start()), End::Quiet);
+    let fault =
+        "20 fault: its worker is of an earlier version, and does not know what was asked for";
+    assert!(bench.story().contains(&fault.to_owned()));
+    assert_eq!(bench.acks(), 1);
+}
+
+#[test]
 fn many_workers_die_over_one_run() {
     let bench = Bench::new("", [Behaviour::waits()]);
     crashed(&bench, 1, Phase::Up);

@@ -131,6 +131,11 @@ impl Bench {
         self.hook(second, Box::new(|_| hook()));
     }
 
+    /// The keeper does this at that second.
+    pub(super) fn at_peer(&self, second: u64, act: impl FnOnce(&UnixStream) + 'static) {
+        self.hook(second, Box::new(act));
+    }
+
     /// The keeper passes these on at that second, in one piece.
     pub(super) fn ask(&self, second: u64, requests: impl IntoIterator<Item = Request>) {
         let requests: Vec<_> = requests.into_iter().collect();
@@ -181,7 +186,7 @@ impl Bench {
         let mut last_look = backend.again();
         let piddir = self.dir.path().join("p");
         let state = self.dir.path().to_owned();
-        let keeper = KeeperCommand { program: "/".into(), piddir: piddir.clone(), state };
+        let keeper = KeeperCommand { program: "/".into(), piddir: piddir.clone(), state, build: 1 };
         let (name, place, under) = (name(), self.place, self.under);
         let link = Link::new(theirs, &name, keeper);
         let given = Assignment { piddir, name, task, place, link, under };

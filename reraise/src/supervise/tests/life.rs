@@ -8,11 +8,64 @@ use crate::backend::{Exit, LaunchError, Signal, Step};
 use crate::record::Phase;
 use crate::slot;
 use crate::supervise::begin::Task;
+use crate::supervise::launch::Under;
+use crate::supervise::link::Request;
 use crate::supervise::machine::Outcome;
 use crate::wanted::Wanted;
 
 fn lasts(seconds: u64, code: i32) -> Behaviour {
     Behaviour::exits(code).after(secs(seconds))
+}
+
+#[test]
+fn who_is_essential_says_so_at_its_end_and_not_when_it_is_stopped() {
+    let told = |lines: &str, runs: Vec<Behaviour>, until: Option<u64>| {
+        let bench = Bench::new(&format!("config_essential=yes\n{lines}"), runs);
+        if let Some(second) = until {
+            bench.ask(second, [Request::Stop { now: false }]);
+        }
+        let _ = bench.run(bench.start());
+        let story = bench.story();
+        let at = |what: &str| story.iter().position(|s| s.contains(what));
+        at("essential: ").map(|at| story[at].clone())
+    };
+    let killed =
+        Behaviour::exits(0).after(secs(20)).ending_on(Signal::SIGTERM, secs(0), Exit::Code(0));
+    for (lines, runs, until, expected) in [
+        ("", vec![lasts(5, 3)], None, Some("5 essential: exit code 3")),
+        ("config_restart=never", vec![lasts(20, 3)], None, Some("20 essential: exit code 3")),
+        ("config_restart=never", vec![lasts(20, 0)], None, Some("20 essential: exit code 0")),
+        ("config_restart=on-failure", vec![lasts(20, 0)], None, Some("20 essential: exit code 0")),
+        // Once it had started, three more failures are too many.
+        (
+            "config_retry_sec=0",
+            vec![lasts(20, 1), lasts(1, 1), lasts(1, 1), lasts(1, 9)],
+            None,
+            Some("23 essential: exit code 9"),
+        ),
+        // It is raised for ever, or somebody has stopped it.
+        ("", vec![lasts(20, 1), Behaviour::waits()], Some(40), None),
+        ("config_restart=never", vec![killed], Some(15), None),
+    ] {
+        assert_eq!(told(lines, runs, until).as_deref(), expected, "{lines}");
+    }
+    // Who cannot be executed has ended as well.
+    let bench = Bench::new("config_essential=yes", []);
+    let _ = bench.run(bench.start());
+    assert!(bench.story().contains(&"0 essential: exit code 127".to_owned()));
+}
+
+#[test]
+fn in_the_foreground_each_end_is_told() {
+    for (under, expected) in [(Under::Up, 2), (Under::Keeper, 0), (Under::Nobody, 0)] {
+        let fall = Behaviour::exits(3).after(secs(20));
+        let mut bench = Bench::new("", [fall.clone(), fall, Behaviour::waits()]);
+        bench.under = under;
+        assert_eq!(bench.run(bench.start()), End::Quiet);
+        let story = bench.story();
+        let ends = story.iter().filter(|s| s.ends_with("ended: exit code 3")).count();
+        assert_eq!(ends, expected, "{under:?} {story:?}");
+    }
 }
 
 #[test]
@@ -224,7 +277,7 @@ fn a_stop_is_heard_where_every_launch_fails_at_once() {
     let bench = Bench::new(lines, [lasts(20, 1)]);
     let script = bench.script();
     bench.at(15, move || fs::remove_file(&script).unwrap());
-    bench.ask(20, [crate::supervise::link::Request::Stop { now: false }]);
+    bench.ask(20, [Request::Stop { now: false }]);
     assert_eq!(bench.run(bench.start()), End::Over(Outcome::Stopped));
 }
 

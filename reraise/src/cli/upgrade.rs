@@ -70,7 +70,7 @@ pub(crate) fn run(setting: &Setting) -> Result<ExitCode, Fault> {
     let program = std::path::absolute(&program)
         .map_err(|e| Fault::system(program.display(), "cannot be found", &e))?;
     keeper.send(["upgrade".as_ref(), program.as_os_str(), version.build.as_ref()]);
-    wait(&mut keeper, &version)
+    wait(&mut keeper, version, || check(&program, &piddir).ok())
 }
 
 /// Connects, if there is a keeper; one that is just coming is waited for.
@@ -219,7 +219,13 @@ fn answer(frame: &Frame) -> Option<Answer> {
     })
 }
 
-fn wait(keeper: &mut Keeper, wanted: &Version) -> Result<ExitCode, Fault> {
+/// Waits until keeper and workers are of the build that was wanted, or of the one that
+/// is `installed` by then.
+fn wait(
+    keeper: &mut Keeper,
+    mut wanted: Version,
+    installed: impl Fn() -> Option<Version>,
+) -> Result<ExitCode, Fault> {
     let begun = Instant::now();
     let mut progress = Progress::new();
     let (mut has_ended, mut left) = (false, None);
@@ -228,8 +234,19 @@ fn wait(keeper: &mut Keeper, wanted: &Version) -> Result<ExitCode, Fault> {
             keeper.hear().map_err(|e| Fault::system("keeper", "cannot be understood", &e))?;
         match heard {
             Answer::State(state) if state.is.build != wanted.build => {
-                progress.clear();
-                return Err(other(&state, wanted));
+                match installed().filter(|now| now.build == state.is.build) {
+                    // Another one was installed meanwhile. Say so once more: nothing
+                    // else may happen.
+                    Some(now) => {
+                        wanted = now;
+                        left = Some(state.left);
+                        keeper.send(["version"]);
+                    }
+                    None => {
+                        progress.clear();
+                        return Err(other(&state, &wanted));
+                    }
+                }
             }
             Answer::State(state) if state.left == 0 => {
                 progress.clear();

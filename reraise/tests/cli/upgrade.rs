@@ -492,3 +492,24 @@ fn what_a_later_version_has_written_is_refused() {
     assert_eq!(SlotFile::open(&path).unwrap().read(), slot::read(&path));
     assert_eq!(s.ok(&["resume"]), format!("web: adopt    # (pid={pid})\n"));
 }
+
+#[test]
+fn two_at_a_time_and_the_later_installation_is_what_counts() {
+    let s = Sandbox::new();
+    let services = start(&s, &["a", "b"]);
+    // The one that is tried is replaced before the keeper executes it.
+    let later = install(&s, "later");
+    let (said, go) = (s.fifo("said"), s.fifo("go"));
+    let script = format!("echo check >{}\nread go <{}", said.shown(), go.shown());
+    let dir = install_script(&s, "one", &format!("{script}\nexec \"$REAL\" \"$@\""));
+    let mut command = upgrading(&s, &dir);
+    let child = spawn(&mut command);
+    assert_eq!(said.line(), "check");
+    fs::rename(later.join("auto-reraise"), dir.join("auto-reraise")).unwrap();
+    let other = upgrade(&s, &dir).expect(0);
+    assert!(other.out.starts_with("keeper: upgrade"), "{other:?}");
+    fs::write(&go.path, "go\n").unwrap();
+    let done = finish(child, &command).expect(0);
+    assert!(done.out.starts_with("keeper: upgrade"), "{done:?}");
+    assert_eq!(settled(&s, &services), dir);
+}

@@ -235,6 +235,10 @@ impl ProcessBackend for Fake {
         self.world().next_event(deadline)
     }
 
+    fn pause(&mut self, time: Duration) {
+        self.world().now += time;
+    }
+
     fn now(&self) -> Duration {
         self.world().now
     }

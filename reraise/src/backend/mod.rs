@@ -269,6 +269,9 @@ pub trait ProcessBackend {
     /// `EPERM` for a process of another user.
     fn signal(&mut self, process: ProcessId, signal: Signal) -> io::Result<bool>;
 
+    /// Lets time pass; what happens meanwhile is reported afterwards.
+    fn pause(&mut self, time: Duration);
+
     /// The living process that has this pid now; a zombie does not live.
     ///
     /// # Errors

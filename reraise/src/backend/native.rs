@@ -306,7 +306,20 @@ impl ProcessBackend for Native {
     }
 
     fn signal(&mut self, process: ProcessId, signal: Signal) -> io::Result<bool> {
+        // Nobody else can have the pid of our child until we reap it, and none has ended.
+        if self.children.iter().any(|child| child.id == process)
+            && matches!(peek_child(false), Ok(None))
+        {
+            let sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), signal);
+            return sent.map(|()| true).map_err(io::Error::from);
+        }
         send(process.pid, process.born, signal)
+    }
+
+    fn pause(&mut self, time: Duration) {
+        if !time.is_zero() {
+            std::thread::sleep(time);
+        }
     }
 
     fn identify(&mut self, pid: i32) -> io::Result<Option<ProcessId>> {

@@ -115,7 +115,7 @@ pub(crate) fn run(setting: &Setting, patterns: &[OsString], verb: Verb) -> Resul
         ));
     }
     let mut pending = BTreeMap::new();
-    let mut line = Line::new(setting, verb);
+    let mut line = Line::new(setting, verb, found.services.len());
     for (name, entry) in &found.services {
         match precheck(&line, name, entry.as_ref(), found.named.contains(name)) {
             Ok(Some(one)) => {

@@ -51,7 +51,7 @@ pub(crate) const BLINK: Duration = Duration::from_millis(400);
 
 /// Requests are sent when there is so much of them, or an answer is waited for:
 /// each for itself would wake the keeper as often.
-const BATCH: usize = 512;
+const BATCH: usize = 128;
 
 /// A keeper that ends because it is idle may do so while we connect; how often
 /// in a row that is believed.

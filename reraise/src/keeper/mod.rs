@@ -115,6 +115,8 @@ struct Keeper {
     /// Connections that are behind with reading, and when to try again: there
     /// is nothing to wait on that would say so, and it is rare and short.
     behind: BTreeSet<u64>,
+    /// Clients that are to be sent what is kept for them.
+    answers: BTreeSet<Token>,
     /// Nothing has happened for a moment.
     was_silent: bool,
     patience_with_peers: Duration,
@@ -310,6 +312,7 @@ impl Keeper {
             yielded: BTreeSet::new(),
             me,
             behind: BTreeSet::new(),
+            answers: BTreeSet::new(),
             was_silent: false,
             patience_with_peers: peers::FIRST_NAP,
             patience: Some(now() + PATIENCE),

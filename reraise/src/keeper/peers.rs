@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::Keeper;
 use super::registry::End;
+use super::{Keeper, Token};
 use crate::control::{Frame, Got, Reader};
 use crate::messages;
 use crate::name::ServiceName;
@@ -15,6 +15,8 @@ use crate::name::ServiceName;
 /// How long a peer that is behind is left alone, at first and at most.
 pub(super) const FIRST_NAP: Duration = Duration::from_millis(2);
 const LAST_NAP: Duration = Duration::from_secs(1);
+/// So many bytes of answers are sent at once.
+const BATCH: usize = 1024;
 /// Bytes that are kept for a peer.
 const OUTBOX_MAX: usize = 16 << 20;
 
@@ -111,6 +113,23 @@ impl Keeper {
         let Some(token) = token else { return };
         let Some(connection) = self.connections.get_mut(&token) else { return };
         frame.append_to(&mut connection.outbox);
+        // Whoever is told one by one of a thousand services wakes a thousand times.
+        if matches!(connection.peer, Peer::Client) && connection.outbox.len() < BATCH {
+            self.answers.insert(token);
+            return;
+        }
+        self.push(token);
+    }
+
+    /// Sends what is to be answered; to be called when nothing else is to be done.
+    pub(super) fn flush_answers(&mut self) {
+        for token in std::mem::take(&mut self.answers) {
+            self.push(token);
+        }
+    }
+
+    fn push(&mut self, token: Token) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
         if !flush(connection) {
             let is_client = matches!(connection.peer, Peer::Client);
             if is_client && connection.outbox.len() > OUTBOX_MAX {
@@ -124,6 +143,7 @@ impl Keeper {
 
     /// Tries again to send what is kept for those that are behind.
     pub(super) fn flush_all(&mut self) {
+        self.flush_answers();
         let connections = &mut self.connections;
         let before = self.behind.len();
         self.behind.retain(|token| connections.get_mut(token).is_some_and(|c| !flush(c)));

@@ -28,20 +28,22 @@ impl Keeper {
                 }
                 continue;
             }
-            has_come = true;
             if let Some((name, token)) = self.workers.get(&pid).cloned() {
                 let end = self.end_of_worker(pid, &name, token, status);
                 if end != End::Done {
                     self.adopted.insert(name.clone(), ());
+                    has_come = true;
                 }
                 workers.push((name, end));
             } else {
                 self.leave_status(pid, status);
                 self.strays.remove(&pid);
+                has_come = true;
             }
             wait_for(pid);
         }
-        // What they have left is ours since they ended. All at once: each listing of
+        // What they have left is ours since they ended; who was done has left nothing. All
+        // at once: each listing of
         // our children takes as long as there are children.
         if has_come {
             let mut left = workers.iter().filter(|(_, end)| *end != End::Done);

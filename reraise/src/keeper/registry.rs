@@ -130,7 +130,7 @@ impl Registry {
         let task = match first {
             Request::Start { client, context, once } => Task::Start { client, context, once },
             Request::Resume { client } => Task::Raise { client },
-            Request::Stop { now } => Task::Stop { now },
+            Request::Stop { now, .. } => Task::Stop { now },
             Request::Leave { now } => Task::Leave { now },
             Request::Restart => Task::Restart,
         };

@@ -1,6 +1,7 @@
 //! The keeper's loop: waits for whatever comes next, and passes it on.
 
 use std::fs;
+use std::io;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -14,7 +15,7 @@ use crate::control::Frame;
 use crate::lock;
 use crate::messages;
 use crate::name::ServiceName;
-use crate::supervise::link::Request;
+use crate::supervise::link::{Request, micros};
 use crate::zone;
 
 /// How long nothing must have happened before the keeper takes its rest.
@@ -45,21 +46,7 @@ impl Keeper {
             if is_idle && !self.is_foreground && self.patience.is_none() && self.try_end() {
                 return Next::End;
             }
-            let due = self.registry.deadline().into_iter().chain(self.patience).min();
-            let left = due.map(|due| due.saturating_sub(now()));
-            let nap = (!self.behind.is_empty()).then_some(self.patience_with_peers);
-            let left = left.into_iter().chain(nap).min();
-            // After a moment of silence: in the middle of work it would only
-            // be needed again.
-            let left = match left {
-                None if !self.was_silent => Some(SILENCE),
-                None => {
-                    zone::rest(true);
-                    None
-                }
-                some => some,
-            };
-            let heard = self.queue.next(left);
+            let heard = self.wait();
             self.has_looked = false;
             self.was_silent = matches!(heard, Ok(None));
             match heard {
@@ -85,6 +72,32 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Waits for what comes next; `None` when time has passed.
+    fn wait(&mut self) -> io::Result<Option<QueueEvent>> {
+        while !self.answers.is_empty() {
+            let heard = self.queue.next(Some(Duration::ZERO));
+            if !matches!(heard, Ok(None)) {
+                return heard;
+            }
+            self.flush_answers();
+        }
+        let due = self.registry.deadline().into_iter().chain(self.patience).min();
+        let left = due.map(|due| due.saturating_sub(now()));
+        let nap = (!self.behind.is_empty()).then_some(self.patience_with_peers);
+        let left = left.into_iter().chain(nap).min();
+        // After a moment of silence: in the middle of work it would only be needed
+        // again.
+        let left = match left {
+            None if !self.was_silent => Some(SILENCE),
+            None => {
+                zone::rest(true);
+                None
+            }
+            some => some,
+        };
+        self.queue.next(left)
     }
 
     /// Ends unless somebody is at the door.
@@ -150,7 +163,8 @@ impl Keeper {
             "upgrade" => self.on_upgrade(token, &rest.texts().unwrap_or_default()),
             "version" => self.on_version(token),
             verb => {
-                let Some(name) = rest.split().and_then(|(name, _)| valid(name)) else { return };
+                let Some((name, rest)) = rest.split() else { return };
+                let Some(name) = valid(name) else { return };
                 let request = match verb {
                     "start" | "start-once" => Request::Start {
                         client: token.to_string(),
@@ -158,8 +172,8 @@ impl Keeper {
                         once: verb == "start-once",
                     },
                     "resume" => Request::Resume { client: token.to_string() },
-                    "stop" => Request::Stop { now: false },
-                    "stop-now" => Request::Stop { now: true },
+                    "stop" => Request::Stop { now: false, others_first: micros(&rest) },
+                    "stop-now" => Request::stop(true),
                     "restart" => Request::Restart,
                     _ => return self.is_too_old_for(token, &name),
                 };

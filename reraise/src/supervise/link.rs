@@ -3,7 +3,7 @@
 //! starts it. A lock decides which; the others watch whoever has it, since that
 //! one may die as well before its keeper answers.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,9 @@ pub enum Request {
     Stop {
         /// Without patience.
         now: bool,
+        /// Others are stopped as well: when the signal is sent, the rest can wait so
+        /// long for theirs.
+        others_first: Duration,
     },
     /// End the service, and leave what is wanted as it is.
     Leave {
@@ -50,6 +53,12 @@ pub enum Request {
 }
 
 impl Request {
+    /// A stop of one service.
+    #[must_use]
+    pub const fn stop(now: bool) -> Self {
+        Self::Stop { now, others_first: Duration::ZERO }
+    }
+
     /// As it travels.
     #[must_use]
     pub fn to_frame(&self) -> Frame {
@@ -58,8 +67,10 @@ impl Request {
                 let verb = if *once { "start-once" } else { "start" };
                 Frame::from_bytes(context.to_vec()).after(client).after(verb)
             }
-            Self::Stop { now: false } => Frame::new(["stop"]),
-            Self::Stop { now: true } => Frame::new(["stop-now"]),
+            Self::Stop { now: false, others_first } => {
+                Frame::new(["stop", &others_first.as_micros().to_string()])
+            }
+            Self::Stop { now: true, .. } => Frame::new(["stop-now"]),
             Self::Leave { now: false } => Frame::new(["leave"]),
             Self::Leave { now: true } => Frame::new(["leave-now"]),
             Self::Resume { client } => Frame::new(["resume", client]),
@@ -77,8 +88,8 @@ impl Request {
                 let (client, context) = (client.to_owned(), context.bytes().into());
                 Self::Start { client, context, once: verb == "start-once" }
             }
-            "stop" => Self::Stop { now: false },
-            "stop-now" => Self::Stop { now: true },
+            "stop" => Self::Stop { now: false, others_first: micros(&rest) },
+            "stop-now" => Self::stop(true),
             "leave" => Self::Leave { now: false },
             "leave-now" => Self::Leave { now: true },
             "resume" => Self::Resume { client: rest.split()?.0.to_owned() },
@@ -86,6 +97,12 @@ impl Request {
             _ => return None,
         })
     }
+}
+
+/// A time in microseconds; nothing for nonsense.
+pub(crate) fn micros(frame: &Frame) -> Duration {
+    let number = frame.split().and_then(|(number, _)| number.parse().ok());
+    Duration::from_micros(number.unwrap_or(0))
 }
 
 /// How a new keeper is started: its program, and whom it is for.
@@ -108,6 +125,8 @@ pub struct Link {
     reader: Reader,
     /// Requests of this keeper that were received and not acknowledged.
     owed: usize,
+    /// What is to be sent with the next frame.
+    unsent: Vec<u8>,
     keeper: Option<KeeperCommand>,
     name: String,
     /// Whose end means that a keeper must be looked for again.
@@ -123,6 +142,8 @@ pub struct Link {
 /// A keeper that was at work so short a time ago is not looked at: whoever
 /// starts a thousand services would pay for a thousand looks.
 const RECENT: Duration = Duration::from_millis(100);
+
+const ACK: &str = "ack";
 
 impl Link {
     /// To a keeper that holds the other end.
@@ -169,9 +190,11 @@ impl Link {
     }
 
     fn send(&mut self, frame: &Frame) {
+        frame.append_to(&mut self.unsent);
+        let bytes = std::mem::take(&mut self.unsent);
         // A keeper that is gone is noticed by reading.
-        if let Some(stream) = &self.stream {
-            let _ = control::send(stream, frame);
+        if let Some(mut stream) = self.stream.as_ref() {
+            let _ = stream.write_all(&bytes);
         }
     }
 
@@ -202,7 +225,15 @@ impl Link {
         // What an earlier keeper has asked for is no business of this one.
         if let Some(left) = self.owed.checked_sub(1) {
             self.owed = left;
-            self.send(&Frame::new(["ack"]));
+            self.send(&Frame::new([ACK]));
+        }
+    }
+
+    /// The same together with what is told next.
+    pub fn acknowledge_with_next(&mut self) {
+        if let Some(left) = self.owed.checked_sub(1) {
+            self.owed = left;
+            Frame::new([ACK]).append_to(&mut self.unsent);
         }
     }
 
@@ -212,6 +243,7 @@ impl Link {
         }
         self.reader = Reader::default();
         self.owed = 0;
+        self.unsent.clear();
     }
 
     /// Whether this process was to become our keeper, or is to start it.

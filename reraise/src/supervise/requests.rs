@@ -1,6 +1,7 @@
 //! What a worker is asked for, by way of its keeper.
 
 use std::io;
+use std::time::Duration;
 
 use crate::backend::ProcessBackend;
 use crate::context::Context;
@@ -11,6 +12,9 @@ use crate::supervise::news::News;
 use crate::supervise::plan::{self, Raising};
 use crate::supervise::worker::Worker;
 use crate::wanted::Wanted;
+
+/// Nobody is kept waiting for longer, in however large a company.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 impl<B: ProcessBackend> Worker<B> {
     pub(super) fn on_requests(&mut self) -> io::Result<()> {
@@ -26,7 +30,7 @@ impl<B: ProcessBackend> Worker<B> {
                     self.on_start(&client, &context, once)?;
                 }
                 Some(Request::Resume { client }) => self.on_resume(&client)?,
-                Some(Request::Stop { now }) => {
+                Some(Request::Stop { now, others_first }) => {
                     // The signal first, since it takes effect meanwhile; the
                     // rest when the service has ended, or in a moment. If we
                     // are killed in between, the request was not acknowledged,
@@ -34,8 +38,10 @@ impl<B: ProcessBackend> Worker<B> {
                     // second TERM: it only waits.
                     self.feed(if now { Input::StopNow } else { Input::Stop })?;
                     self.owes_stop = true;
-                    if self.others.is_none() {
-                        self.note_stop();
+                    match self.others {
+                        // Its signal is on its way, and whatever comes of it keeps.
+                        Some(_) => self.backend.pause(others_first.min(LONGEST_PAUSE)),
+                        None => self.note_stop(),
                     }
                     continue;
                 }
@@ -58,6 +64,15 @@ impl<B: ProcessBackend> Worker<B> {
         }
     }
 
+    /// The same where the service has ended, which is told in the same breath.
+    pub(super) fn note_stop_last(&mut self) {
+        if self.owes_stop && matches!(self.machine.state(), State::Over(_)) {
+            self.owes_stop = false;
+            self.want(Wanted::Down);
+            self.link.acknowledge_with_next();
+        }
+    }
+
     /// Brings it up if that is wanted.
     fn on_resume(&mut self, client: &str) -> io::Result<()> {
         match plan::raising(Wanted::read(&self.files.own), self.machine.state()) {
@@ -74,8 +89,7 @@ impl<B: ProcessBackend> Worker<B> {
     /// Asked for something that only a later version knows.
     fn refuse(&mut self) {
         let what = "its worker is of an earlier version, and does not know what was asked for";
-        let advice =
-            "end keeper and worker with KILL: the installed ones follow, the service goes on";
+        let advice = "replace it, the service goes on: reraise upgrade";
         self.tell_fault(&Fault::new(ExitCode::System, &self.name, what, advice));
     }
 

@@ -94,9 +94,8 @@ impl<B: ProcessBackend> Worker<B> {
     // Not part of the frame that waits.
     #[inline(never)]
     pub(super) fn on_event(&mut self, event: Event) -> io::Result<()> {
-        if self.owes_stop {
-            // Of many that are stopped at once, all end before any is written down.
-            std::thread::yield_now();
+        let is_end = matches!(event, Event::Ended(..));
+        if !is_end {
             self.note_stop();
         }
         match event {
@@ -143,6 +142,9 @@ impl<B: ProcessBackend> Worker<B> {
                 self.notice_silence()?;
                 self.feed(Input::Deadline)?;
             }
+        }
+        if is_end {
+            self.note_stop();
         }
         Ok(())
     }
@@ -202,6 +204,7 @@ impl<B: ProcessBackend> Worker<B> {
                 }
             }
             if next.is_none() {
+                self.note_stop_last();
                 self.conclude();
                 self.publish();
             }

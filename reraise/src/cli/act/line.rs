@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reraise::context::Context;
 use reraise::control::Frame;
@@ -21,12 +22,26 @@ pub(super) struct Line<'a> {
     place: OnceCell<(PathBuf, PathBuf)>,
     context: OnceCell<Context>,
     pub(super) client: Option<Client>,
+    /// How long a worker may leave the rest to do when its service has got its signal,
+    /// in microseconds.
+    others_first: String,
 }
 
+/// What a processor has to do for the end of one service, about. So long it is better
+/// used for the end of another.
+const SHARE: Duration = Duration::from_micros(120);
+
 impl<'a> Line<'a> {
-    pub(super) fn new(setting: &'a Setting, verb: Verb) -> Self {
+    /// For so many services.
+    pub(super) fn new(setting: &'a Setting, verb: Verb, count: usize) -> Self {
+        let others = u32::try_from(count.saturating_sub(1)).unwrap_or(u32::MAX);
+        let processors = match others {
+            0 => 1,
+            _ => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        };
+        let others_first = (SHARE.saturating_mul(others) / processors).as_micros().to_string();
         let (place, context) = (OnceCell::new(), OnceCell::new());
-        Self { setting, verb, place, context, client: None }
+        Self { setting, verb, place, context, client: None, others_first }
     }
 
     /// `$RERAISE_PIDDIR` and `.reraise-UID`, made and checked.
@@ -56,7 +71,7 @@ impl<'a> Line<'a> {
         if self.client.is_none() {
             let (piddir, state) = self.place()?;
             let client = Client::connect(piddir, state)?;
-            if self.verb != Verb::Resume {
+            if matches!(self.verb, Verb::Start { .. }) {
                 client.send(&Frame::from_bytes(self.context()?.encode()).after("context"));
             }
             self.client = Some(client);
@@ -66,7 +81,7 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn ask(&mut self, name: &ServiceName) -> Result<(), Fault> {
-        let frame = Frame::new([self.verb.word(), name.as_str()]);
+        let frame = Frame::new([self.verb.word(), name.as_str(), &self.others_first]);
         self.client()?.send(&frame);
         Ok(())
     }

@@ -39,10 +39,10 @@ fn what_a_leaving_worker_has_not_taken_goes_to_the_next() {
     assert_eq!(registry.request(2, web.clone(), start(2)).len(), 1);
     let _ = registry.news(&web, &over());
     // Comes after that: kept.
-    assert_eq!(registry.request(3, web.clone(), Request::Stop { now: false }), []);
+    assert_eq!(registry.request(3, web.clone(), Request::stop(false)), []);
     let effects = registry.gone(&web, End::Done, NOW);
     assert_eq!(forks(&effects), 1);
-    assert!(effects.contains(&Effect::Pass(web.clone(), Request::Stop { now: false })));
+    assert!(effects.contains(&Effect::Pass(web.clone(), Request::stop(false))));
     // Taken by the worker: no further fork for it.
     let _ = registry.news(&web, &Frame::new(["ack"]));
     let _ = registry.news(&web, &over());
@@ -71,7 +71,7 @@ fn requests_go_to_the_worker_that_was_there_before() {
     let web = name("web");
     let mut registry = Registry::default();
     assert_eq!(forks(&registry.request(1, web.clone(), start(1))), 1);
-    let stop = Request::Stop { now: false };
+    let stop = Request::stop(false);
     let passed = [Effect::Pass(web.clone(), start(1)), Effect::Pass(web.clone(), stop.clone())];
     let _ = registry.request(2, web.clone(), stop);
     registry.hello(web.clone());
@@ -85,7 +85,7 @@ fn requests_go_to_the_worker_that_was_there_before() {
 #[test]
 fn requests_wait_for_a_worker_that_was_called() {
     let web = name("web");
-    let stop = Request::Stop { now: false };
+    let stop = Request::stop(false);
     let passed = [Effect::Pass(web.clone(), start(1)), Effect::Pass(web.clone(), stop.clone())];
     for says_hello in [true, false] {
         let mut registry = Registry::default();

@@ -16,7 +16,7 @@ use crate::supervise::worker::Place;
 use crate::wanted::Wanted;
 
 const STOPPED: End = End::Over(Outcome::Stopped);
-const STOP: Request = Request::Stop { now: false };
+const STOP: Request = Request::stop(false);
 
 fn stubborn() -> Behaviour {
     Behaviour::waits().ignoring(Signal::SIGTERM)

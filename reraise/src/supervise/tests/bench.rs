@@ -412,6 +412,11 @@ impl ProcessBackend for Watched {
         Ok(event)
     }
 
+    fn pause(&mut self, time: Duration) {
+        self.call();
+        self.fake.pause(time);
+    }
+
     fn now(&self) -> Duration {
         self.call();
         self.fake.now()

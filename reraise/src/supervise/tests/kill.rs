@@ -117,7 +117,7 @@ fn asked(request: &Request) -> Bench {
 fn next(bench: &Bench, request: &Request) -> Task {
     match request {
         _ if bench.acks() > 0 => Task::Resume,
-        Request::Stop { now } => Task::Stop { now: *now },
+        Request::Stop { now, .. } => Task::Stop { now: *now },
         Request::Restart => Task::Restart,
         Request::Start { .. } => bench.start(),
         Request::Resume { .. } => Task::Raise { client: "8".into() },
@@ -127,7 +127,7 @@ fn next(bench: &Bench, request: &Request) -> Task {
 
 #[test]
 fn a_stop() {
-    let stop = |now| Request::Stop { now };
+    let stop = Request::stop;
     for (request, wanted) in [
         (stop(false), Wanted::Down),
         (stop(true), Wanted::Down),

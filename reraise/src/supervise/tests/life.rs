@@ -22,7 +22,7 @@ fn who_is_essential_says_so_at_its_end_and_not_when_it_is_stopped() {
     let told = |lines: &str, runs: Vec<Behaviour>, until: Option<u64>| {
         let bench = Bench::new(&format!("config_essential=yes\n{lines}"), runs);
         if let Some(second) = until {
-            bench.ask(second, [Request::Stop { now: false }]);
+            bench.ask(second, [Request::stop(false)]);
         }
         let _ = bench.run(bench.start());
         let story = bench.story();
@@ -277,7 +277,7 @@ fn a_stop_is_heard_where_every_launch_fails_at_once() {
     let bench = Bench::new(lines, [lasts(20, 1)]);
     let script = bench.script();
     bench.at(15, move || fs::remove_file(&script).unwrap());
-    bench.ask(20, [Request::Stop { now: false }]);
+    bench.ask(20, [Request::stop(false)]);
     assert_eq!(bench.run(bench.start()), End::Over(Outcome::Stopped));
 }
 

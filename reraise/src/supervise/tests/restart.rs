@@ -43,7 +43,7 @@ fn what_is_being_stopped_stays_down() {
     for dies in [false, true] {
         let run = if dies { stubborn.clone().after(secs(35)) } else { stubborn.clone() };
         let bench = Bench::new("", [run, Behaviour::waits()]);
-        bench.ask(20, [Request::Stop { now: false }]);
+        bench.ask(20, [Request::stop(false)]);
         crashed(&bench, 30, Phase::Stopping);
         bench.wait(40);
         assert!(matches!(bench.run(Task::Restart), End::Over(_)), "{dies}");

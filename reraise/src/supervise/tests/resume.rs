@@ -82,7 +82,7 @@ fn resume_again_changes_nothing() {
 fn what_is_not_wanted_stays_down() {
     for wanted in [None, Some(Wanted::Down)] {
         let mut bench = Bench::new("", [Behaviour::waits()]);
-        bench.ask(20, [Request::Stop { now: false }]);
+        bench.ask(20, [Request::stop(false)]);
         assert_eq!(bench.run(bench.start()), STOPPED);
         if wanted.is_none() {
             std::fs::remove_file(bench.files.file("want")).unwrap();
@@ -126,7 +126,7 @@ fn an_end_of_a_session_that_was_cut_short_is_finished_and_the_service_raised() {
 #[test]
 fn a_stop_that_was_cut_short_is_finished_and_nothing_is_raised() {
     let bench = Bench::new("", [stubborn()]);
-    bench.ask(20, [Request::Stop { now: false }]);
+    bench.ask(20, [Request::stop(false)]);
     assert_eq!(bench.run_until(bench.start(), 30), End::TimeUp);
     bench.fake.crash();
     assert_eq!((bench.run(raise()), bench.launches().len()), (STOPPED, 1));

@@ -12,8 +12,8 @@ use crate::supervise::link::Request;
 use crate::supervise::machine::Outcome;
 use crate::wanted::Wanted;
 
-const STOP: Request = Request::Stop { now: false };
-const STOP_NOW: Request = Request::Stop { now: true };
+const STOP: Request = Request::stop(false);
+const STOP_NOW: Request = Request::stop(true);
 const STOPPED: End = End::Over(Outcome::Stopped);
 
 fn stubborn() -> Behaviour {
@@ -40,6 +40,25 @@ fn an_orderly_stop() {
     assert_eq!((bench.wanted(), bench.fake.living().len()), (Some(Wanted::Down), 0));
     // A stopped process acts on nothing until it is continued.
     assert_eq!(bench.fake.sent()[1].signal, Signal::SIGCONT);
+}
+
+#[test]
+fn the_rest_of_a_stop_waits_for_others_when_the_signal_is_sent() {
+    for others_first in [0, 5_000, 100_000, 9_000_000] {
+        let end = Behaviour::waits().ending_on(Signal::SIGTERM, Duration::ZERO, Exit::Code(0));
+        let bench = Bench::new("", [end]);
+        let others_first = Duration::from_micros(others_first);
+        bench.ask(20, [Request::Stop { now: false, others_first }]);
+        assert_eq!((bench.run(bench.start()), bench.acks()), (STOPPED, 1));
+        assert_eq!(bench.fake.sent()[0].at, secs(20));
+        assert_eq!(bench.now(), secs(20) + others_first.min(Duration::from_millis(100)));
+        assert_eq!(bench.wanted(), Some(Wanted::Down));
+    }
+    // Who does not listen has the patience that it always has.
+    let bench = Bench::new("", [stubborn()]);
+    let others_first = Duration::from_millis(50);
+    bench.ask(20, [Request::Stop { now: false, others_first }]);
+    assert_eq!((bench.run(bench.start()), bench.now()), (STOPPED, secs(50)));
 }
 
 #[test]

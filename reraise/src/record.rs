@@ -8,7 +8,7 @@
 
 use std::fs::{OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::backend::ProcessId;
@@ -85,6 +85,10 @@ pub struct More {
 
 /// More than any record has.
 const MOST: u64 = 1024;
+
+fn is_file(about: &nix::sys::stat::FileStat) -> bool {
+    about.st_mode & libc::S_IFMT == libc::S_IFREG
+}
 
 impl Record {
     /// The process with its identity, where the record has one.
@@ -179,15 +183,17 @@ impl Record {
             Err(e) => return Err(format!("cannot read its record: {}", crate::error::reason(&e))),
         };
         let bad = |e: io::Error| format!("cannot read its record: {}", crate::error::reason(&e));
-        let about = file.metadata().map_err(bad)?;
-        if !about.is_file() {
+        // std's statx(2) asks for more, and there may be thousands.
+        let about = nix::sys::stat::fstat(&file).map_err(|e| bad(e.into()))?;
+        if !is_file(&about) {
             return Err("its record is no ordinary file".to_owned());
         }
-        if !owners.contains(&about.uid()) {
-            return Err(format!("its record belongs to user {}", about.uid()));
+        if !owners.contains(&about.st_uid) {
+            return Err(format!("its record belongs to user {}", about.st_uid));
         }
         // Its length is known: no second read only finds the end.
-        let mut line = vec![0; about.len().min(MOST) as usize];
+        let length = u64::try_from(about.st_size).unwrap_or(0);
+        let mut line = vec![0; length.min(MOST) as usize];
         let mut file = file;
         let length = file.read(&mut line).map_err(bad)?;
         match Self::from_line(&line[..length]) {

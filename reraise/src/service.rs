@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::error::{ExitCode, Fault};
 use crate::name::ServiceName;
 use crate::paths;
@@ -33,20 +35,22 @@ impl Entry {
     /// As `lstat(2)`.
     pub fn find(dir: &Path, name: &ServiceName) -> io::Result<Option<Self>> {
         let path = dir.join(name.as_str());
-        let own = match fs::symlink_metadata(&path) {
+        // std's statx(2) asks for more, and there may be thousands.
+        let own = match nix::sys::stat::lstat(&path) {
             Ok(own) => own,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(e) => return Err(e.into()),
         };
-        let is_link = own.is_symlink();
+        let is_a = |kind| own.st_mode & libc::S_IFMT == kind;
+        let is_link = is_a(libc::S_IFLNK);
         let is_dir = if is_link {
             fs::metadata(&path).is_ok_and(|target| target.is_dir())
         } else {
-            own.is_dir()
+            is_a(libc::S_IFDIR)
         };
         let program = if is_dir { path.join("run") } else { path.clone() };
         let directory = is_dir.then_some(path);
-        Ok(Some(Self { uid: own.uid(), gid: own.gid(), program, directory, is_link }))
+        Ok(Some(Self { uid: own.st_uid, gid: own.st_gid, program, directory, is_link }))
     }
 
     /// Whether it could be executed, for `status`.

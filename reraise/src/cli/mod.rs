@@ -17,11 +17,13 @@ mod upgrade;
 mod usage;
 mod users;
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use reraise::error::{ExitCode, Fault};
+use reraise::lock::{self, ALIVE, Holder};
 use reraise::paths::{Dirs, Given};
 
 /// Keeps services alive without root.
@@ -162,6 +164,19 @@ pub(crate) struct Setting {
     pub(crate) dirs: Dirs,
     /// Started by another user's `reraise`, see [`elevate`].
     pub(crate) as_owner: bool,
+    /// The pid of our keeper, asked for once.
+    keeper: OnceCell<Option<i32>>,
+}
+
+impl Setting {
+    /// The pid of our keeper, if it lives.
+    pub(crate) fn keeper(&self) -> Option<i32> {
+        let ask = || lock::holder_of(&self.dirs.state(self.dirs.uid()).join("keeper.lock"), ALIVE);
+        *self.keeper.get_or_init(|| match ask() {
+            Ok(Holder::Pid(pid)) => Some(pid),
+            _ => None,
+        })
+    }
 }
 
 /// Runs `reraise`.
@@ -211,7 +226,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
     let setting = |given: Given| {
         let dirs = Dirs::resolve(&given, std::env::var_os("HOME"), me)?;
         let dirs = if as_owner { dirs.of_owner() } else { dirs };
-        Ok::<_, Fault>(Setting { dirs, as_owner })
+        Ok::<_, Fault>(Setting { dirs, as_owner, keeper: OnceCell::new() })
     };
     match arguments.command {
         Command::List { patterns, json } => list::run(&setting(given)?, &patterns, json),

@@ -5,9 +5,7 @@ mod long;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::num::NonZero;
 use std::path::Path;
-use std::thread::ScopedJoinHandle;
 
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -108,12 +106,13 @@ pub(crate) fn look(setting: &Setting, name: &ServiceName, entry: Option<&Entry>)
     let owner = entry.map_or(setting.dirs.uid(), |e| e.uid);
     let path = setting.dirs.piddir(owner).join(name.as_str());
     // A run may end, and its record be replaced, between our two looks.
-    let mut seen = interpret(Record::read(&path, &[owner]), entry);
+    let keeper = setting.keeper().filter(|_| owner == setting.dirs.uid());
+    let mut seen = interpret(Record::read(&path, &[owner]), entry, keeper);
     for _ in 0..3 {
         if seen.state != State::SeemsNotRunning {
             break;
         }
-        seen = interpret(Record::read(&path, &[owner]), entry);
+        seen = interpret(Record::read(&path, &[owner]), entry, keeper);
     }
     if seen.is_unwatched || seen.state == State::SeemsNotRunning {
         seen.failing = failing(&setting.dirs.piddir(owner), owner, name);
@@ -134,7 +133,11 @@ fn failing(piddir: &Path, owner: u32, name: &ServiceName) -> Option<Failing> {
     Failing::read(&Files::of(piddir, owner, name).file("failing"), &keeper, now)
 }
 
-fn interpret(read: Result<Option<Record>, String>, entry: Option<&Entry>) -> Seen {
+fn interpret(
+    read: Result<Option<Record>, String>,
+    entry: Option<&Entry>,
+    keeper: Option<i32>,
+) -> Seen {
     let blank = |state| Seen {
         state,
         record: None,
@@ -155,12 +158,13 @@ fn interpret(read: Result<Option<Record>, String>, entry: Option<&Entry>) -> See
     let lives = |process: Option<reraise::backend::ProcessId>| {
         is_here && process.is_some_and(|p| native::born(p.pid).ok().flatten() == Some(p.born))
     };
-    let worker = lives(record.worker_process());
+    let is_watched = is_here && keeper.is_some_and(|keeper| is_watched(&record, keeper));
+    let worker = is_watched || lives(record.worker_process());
     let (state, is_unwatched, is_legacy) = match record.phase {
         Phase::Error => (State::Error, false, record.more.is_none()),
         Phase::Stop if record.more.is_some_and(|m| m.is_done) => (State::Done, false, false),
         Phase::Stop if worker => (State::Stop, false, false),
-        Phase::Start | Phase::Run if lives(record.process()) => {
+        Phase::Start | Phase::Run if is_watched || lives(record.process()) => {
             let state = match record.phase {
                 _ if record.more.is_some_and(|m| m.is_stopping) => State::Stopping,
                 Phase::Start => State::Starting,
@@ -179,6 +183,19 @@ fn interpret(read: Result<Option<Record>, String>, entry: Option<&Entry>) -> See
     };
     let record = Some(record);
     Seen { state, record, is_unwatched, failing: None, is_legacy, elapsed, trouble: None }
+}
+
+/// Whether a worker of this keeper is there, whose record is to be believed: when its
+/// service ends it says so at once, and whoever stops it is told by the keeper. The
+/// session of a keeper has none but its workers, and each service has its own. To
+/// ask for a session is cheap; what tells a process from a later one with its pid costs
+/// four system calls.
+fn is_watched(record: &Record, keeper: i32) -> bool {
+    let leads = |pid: Option<i32>, leader: Option<i32>| {
+        let session = nix::unistd::getsid(pid.map(nix::unistd::Pid::from_raw));
+        pid.is_some() && session.ok().map(nix::unistd::Pid::as_raw) == leader
+    };
+    leads(record.worker, Some(keeper)) && leads(record.pid, record.pid)
 }
 
 fn is_of_this_boot(record: &Record) -> bool {
@@ -249,43 +266,15 @@ pub(crate) fn run(
 /// A service as it is selected, and what a look finds.
 type Row<'a> = (&'a ServiceName, Option<&'a Entry>, Seen);
 
-/// So many services are looked at by one thread at least.
-const SHARE: usize = 100;
-
-/// Looks at services, many of them on all processors.
+/// Looks at services.
 fn look_at_all<'a>(
     setting: &Setting,
     services: &'a BTreeMap<ServiceName, Option<Entry>>,
 ) -> Vec<Row<'a>> {
-    let all: Vec<_> = services.iter().collect();
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    in_shares(&all, all.len().div_ceil(processors).max(SHARE), |&(name, entry)| {
+    let row = |(name, entry): (&'a ServiceName, &'a Option<Entry>)| {
         (name, entry.as_ref(), look(setting, name, entry.as_ref()))
-    })
-}
-
-/// Does the same to all, a thread for each share of them; the answers are in order.
-fn in_shares<T: Sync, R: Send>(all: &[T], share: usize, act: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let act = &act;
-    let one_share = |part: &[T]| part.iter().map(act).collect::<Vec<R>>();
-    let (first, others) = all.split_at(share.min(all.len()));
-    std::thread::scope(|scope| {
-        let begin = |part| {
-            let thread = std::thread::Builder::new().spawn_scoped(scope, move || one_share(part));
-            (part, thread)
-        };
-        let threads: Vec<_> = others.chunks(share).map(begin).collect();
-        let mut answers = one_share(first);
-        for (part, thread) in threads {
-            answers.extend(match thread.map(ScopedJoinHandle::join) {
-                Ok(Ok(answers)) => answers,
-                Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                // There can be no more threads: then without one.
-                Err(_) => one_share(part),
-            });
-        }
-        answers
-    })
+    };
+    services.iter().map(row).collect()
 }
 
 fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Usage>]) {
@@ -391,19 +380,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_put_together_in_order() {
-        for count in 0..10 {
-            let all: Vec<usize> = (0..count).collect();
-            for share in 1..12 {
-                let answers = in_shares(&all, share, |n| (*n, std::thread::current().id()));
-                assert!(answers.iter().map(|a| a.0).eq(0..count), "{count} by {share}");
-                let ours = answers.iter().filter(|a| a.1 == std::thread::current().id()).count();
-                assert_eq!(ours, share.min(count), "{count} by {share}");
-            }
-        }
-    }
-
-    #[test]
     fn times() {
         for (seconds, text) in
             [(0, "00:00:00"), (59, "00:00:59"), (3661, "01:01:01"), (360_000, "100:00:00")]
@@ -425,7 +401,7 @@ mod tests {
         let with = |born: u64, boot: u64, space: u64| {
             let rest =
                 format!("v=1 born={born:x} wborn=1 boot={boot:x} ns={space:x} mono=0 raised=0");
-            interpret(line(&format!("RUN - {me} 2 0 {rest}\n")), None)
+            interpret(line(&format!("RUN - {me} 2 0 {rest}\n")), None, None)
         };
         assert_eq!(with(born, boot, space).state, State::Running);
         assert!(with(born, boot, space).is_unwatched);
@@ -439,11 +415,14 @@ mod tests {
     fn the_shell_versions_records_are_understood() {
         let parent = native::parent();
         let me = std::process::id();
-        let seen = interpret(line(&format!("RUN - {me} {parent} 0\n")), None);
+        let seen = interpret(line(&format!("RUN - {me} {parent} 0\n")), None, None);
         assert_eq!((seen.state, seen.is_legacy), (State::Running, true));
-        let seen = interpret(line(&format!("RUN - {me} {me} 0\n")), None);
+        let seen = interpret(line(&format!("RUN - {me} {me} 0\n")), None, None);
         assert_eq!(seen.state, State::SeemsNotRunning);
-        assert_eq!(interpret(line("ERROR 3 - - 0\n"), None).state, State::Error);
-        assert_eq!(interpret(line("STOP 3 - 4000000 0\n"), None).state, State::SeemsNotRunning);
+        assert_eq!(interpret(line("ERROR 3 - - 0\n"), None, None).state, State::Error);
+        assert_eq!(
+            interpret(line("STOP 3 - 4000000 0\n"), None, None).state,
+            State::SeemsNotRunning
+        );
     }
 }

@@ -14,6 +14,15 @@ pub fn parent() -> i32 {
     nix::unistd::getppid().as_raw()
 }
 
+/// Whether a process knows of all that has become of its children: not to be told
+/// here without looking at each of them.
+///
+/// # Errors
+/// None.
+pub fn knows_its_children(_pid: i32) -> io::Result<bool> {
+    Ok(false)
+}
+
 /// A child of ours that has ended, with its wait status; it stays a zombie
 /// until it is waited for (`waitid(2)`, `WNOWAIT`; OpenBSD has it since
 /// 7.3). `Ok(None)`: there are children, and none has ended. `ECHILD`: there are

@@ -13,6 +13,7 @@
 //! | [`processes`], [`children`], [`descendants`], [`variable`] | who belongs to whom |
 //! | [`peek_child`], [`exit_status`] | how a process ended |
 //! | [`is_stopped`] | whether somebody has stopped it |
+//! | [`knows_its_children`] | whether it has heard of all its children's ends |
 //! | [`become_subreaper`], [`fork_beside`], [`set_title`], [`close_from`] | what we ask for ourselves |
 #![cfg(target_os = "linux")]
 
@@ -27,7 +28,8 @@ pub use ours::{
     leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title, start_beside,
 };
 pub use proc::{
-    Process, boot_id, children, descendants, is_stopped, pid_space, processes, variable,
+    Process, boot_id, children, descendants, is_stopped, knows_its_children, pid_space, processes,
+    variable,
 };
 pub use queue::{Event, EventQueue};
 

@@ -65,6 +65,32 @@ pub fn is_stopped(pid: i32) -> io::Result<bool> {
     Ok(Stat::of(pid)?.is_some_and(|s| s.state == b'T'))
 }
 
+/// Whether a process that waits for its children knows of all that has become of
+/// them: it has not been stopped, and no `SIGCHLD` is pending (proc_pid_status(5)).
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn knows_its_children(pid: i32) -> io::Result<bool> {
+    match fs::read_to_string(format!("/proc/{pid}/status")) {
+        Ok(status) => Ok(has_no_news(&status).unwrap_or(false)),
+        Err(e) if is_gone(&e) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn has_no_news(status: &str) -> Option<bool> {
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.map(str::trim)
+    };
+    let is_pending = |name| {
+        let set = u64::from_str_radix(field(name)?, 16).ok()?;
+        Some(set & 1 << (libc::SIGCHLD - 1) != 0)
+    };
+    let is_at_work = field("State")?.starts_with(['R', 'S', 'D']);
+    Some(is_at_work && !is_pending("SigPnd")? && !is_pending("ShdPnd")?)
+}
+
 /// A process can vanish between `open` (ENOENT) and `read` (ESRCH).
 fn is_gone(e: &io::Error) -> bool {
     let errno = e.raw_os_error().map(Errno::from_raw);
@@ -224,6 +250,26 @@ pub fn pid_space() -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_stopped_or_has_a_signal_waiting_does_not_know_its_children() {
+        let chld = 1_u64 << (libc::SIGCHLD - 1);
+        for (state, own, shared, knows) in [
+            ("S (sleeping)", 0, 0, true),
+            ("R (running)", 0, !chld, true),
+            ("T (stopped)", 0, 0, false),
+            ("Z (zombie)", 0, 0, false),
+            ("S (sleeping)", chld, 0, false),
+            ("S (sleeping)", 0, chld | 1, false),
+        ] {
+            let status =
+                format!("Name:\tx\nState:\t{state}\nSigPnd:\t{own:016x}\nShdPnd:\t{shared:016x}\n");
+            assert_eq!(has_no_news(&status), Some(knows), "{status}");
+        }
+        assert_eq!(has_no_news(""), None);
+        assert!(knows_its_children(std::process::id().cast_signed()).unwrap());
+        assert!(!knows_its_children(i32::MAX).unwrap());
+    }
 
     #[test]
     fn a_command_name_may_hold_anything() {

@@ -3,6 +3,7 @@
 //! a [`ServiceName`] cannot leave its directory, be taken for an option, hide
 //! in a listing or break a line.
 
+use std::borrow::Borrow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -54,6 +55,13 @@ impl fmt::Display for ServiceName {
 
 impl AsRef<str> for ServiceName {
     fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// To look one up by its text; both compare the same.
+impl Borrow<str> for ServiceName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

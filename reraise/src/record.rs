@@ -6,10 +6,15 @@
 //! record is taken apart with care and believed only where its owner, boot and
 //! process identities agree.
 
-use std::fs::{OpenOptions, Permissions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
 
 use crate::backend::ProcessId;
 
@@ -84,11 +89,7 @@ pub struct More {
 }
 
 /// More than any record has.
-const MOST: u64 = 1024;
-
-fn is_file(about: &nix::sys::stat::FileStat) -> bool {
-    about.st_mode & libc::S_IFMT == libc::S_IFREG
-}
+const MOST: usize = 1024;
 
 impl Record {
     /// The process with its identity, where the record has one.
@@ -170,39 +171,46 @@ impl Record {
     /// # Errors
     /// What is wrong with it, as the rest of a message.
     pub fn read(path: &Path, owners: &[u32]) -> Result<Option<Self>, String> {
-        let mut options = OpenOptions::new();
+        Self::read_in(AT_FDCWD, path, owners)
+    }
+
+    /// The same of a path in a directory that is open: for thousands of them.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_in(
+        directory: BorrowedFd<'_>,
+        path: &Path,
+        owners: &[u32],
+    ) -> Result<Option<Self>, String> {
         // A FIFO that somebody planted must not hold us up.
-        let opened =
-            options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-        let file = match opened {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
-                return Err("its record is a symbolic link".to_owned());
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = match openat(directory, path, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(Errno::ELOOP) => return Err("its record is a symbolic link".to_owned()),
+            Err(e) => {
+                return Err(format!("cannot read its record: {}", crate::error::reason(&e.into())));
             }
-            Err(e) => return Err(format!("cannot read its record: {}", crate::error::reason(&e))),
         };
         let bad = |e: io::Error| format!("cannot read its record: {}", crate::error::reason(&e));
         // std's statx(2) asks for more, and there may be thousands.
         let about = nix::sys::stat::fstat(&file).map_err(|e| bad(e.into()))?;
-        if !is_file(&about) {
+        if about.st_mode & libc::S_IFMT != libc::S_IFREG {
             return Err("its record is no ordinary file".to_owned());
         }
         if !owners.contains(&about.st_uid) {
             return Err(format!("its record belongs to user {}", about.st_uid));
         }
-        // Its length is known: no second read only finds the end.
-        let length = u64::try_from(about.st_size).unwrap_or(0);
-        let mut line = vec![0; length.min(MOST) as usize];
-        let mut file = file;
-        let length = file.read(&mut line).map_err(bad)?;
-        match Self::from_line(&line[..length]) {
-            Some(record) => Ok(Some(record)),
-            None if Self::is_later(&line) => {
-                Err("its record was written by a later version of Reraise".to_owned())
-            }
-            None => Err("its record makes no sense".to_owned()),
+        let mut line = [0; MOST];
+        let length = (&file).read(&mut line).map_err(bad)?;
+        if let Some(record) = Self::from_line(&line[..length]) {
+            return Ok(Some(record));
         }
+        if Self::is_later(&line[..length]) {
+            return Err("its record was written by a later version of Reraise".to_owned());
+        }
+        Err("its record makes no sense".to_owned())
     }
 
     /// Puts the record in place, by way of `scratch` on the same file system.
@@ -344,7 +352,7 @@ mod tests {
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(Record::read(&link, &[me]).unwrap_err().contains("symbolic link"));
         let fifo = dir.path().join("fifo");
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
         assert!(Record::read(&fifo, &[me]).unwrap_err().contains("no ordinary file"));
         std::fs::write(&path, vec![b'x'; 1 << 20]).unwrap();
         assert!(Record::read(&path, &[me]).unwrap_err().contains("no sense"));

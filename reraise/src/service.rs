@@ -3,10 +3,13 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{FileStat, fstatat};
 
 use crate::error::{ExitCode, Fault};
 use crate::name::ServiceName;
@@ -35,8 +38,25 @@ impl Entry {
     /// As `lstat(2)`.
     pub fn find(dir: &Path, name: &ServiceName) -> io::Result<Option<Self>> {
         let path = dir.join(name.as_str());
-        // std's statx(2) asks for more, and there may be thousands.
-        let own = match nix::sys::stat::lstat(&path) {
+        let own = nix::sys::stat::lstat(&path);
+        Self::from_look(path, own)
+    }
+
+    /// The same in a directory that is open: for thousands of them.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn find_in(
+        open: BorrowedFd<'_>,
+        dir: &Path,
+        name: &ServiceName,
+    ) -> io::Result<Option<Self>> {
+        let own = fstatat(open, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        Self::from_look(dir.join(name.as_str()), own)
+    }
+
+    fn from_look(path: PathBuf, own: nix::Result<FileStat>) -> io::Result<Option<Self>> {
+        let own = match own {
             Ok(own) => own,
             Err(Errno::ENOENT) => return Ok(None),
             Err(e) => return Err(e.into()),
@@ -48,8 +68,8 @@ impl Entry {
         } else {
             is_a(libc::S_IFDIR)
         };
-        let program = if is_dir { path.join("run") } else { path.clone() };
-        let directory = is_dir.then_some(path);
+        let (program, directory) =
+            if is_dir { (path.join("run"), Some(path)) } else { (path, None) };
         Ok(Some(Self { uid: own.st_uid, gid: own.st_gid, program, directory, is_link }))
     }
 

@@ -51,8 +51,8 @@ pub use super::spawn::{
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
     children, close_from, code, disable_pidfd, discard, first_stack, fork_beside, fork_onto, guard,
-    has_handles, is_stopped, leave_first_stack, map_memory, parent, peek_child, pid_space,
-    prepare_title, processes, send, set_title, start_beside, variable,
+    has_handles, is_stopped, knows_its_children, leave_first_stack, map_memory, parent, peek_child,
+    pid_space, prepare_title, processes, send, set_title, start_beside, variable,
 };
 
 mod census;

@@ -19,12 +19,17 @@ mod users;
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::AsFd;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use reraise::backend::native;
 use reraise::error::{ExitCode, Fault};
 use reraise::lock::{self, ALIVE, Holder};
+use reraise::name::ServiceName;
 use reraise::paths::{Dirs, Given};
+use reraise::record::Record;
 
 /// Keeps services alive without root.
 ///
@@ -166,14 +171,29 @@ pub(crate) struct Setting {
     pub(crate) as_owner: bool,
     /// The pid of our keeper, asked for once.
     keeper: OnceCell<Option<i32>>,
+    /// Our directory of records, opened once.
+    records: OnceCell<Option<File>>,
 }
 
 impl Setting {
-    /// The pid of our keeper, if it lives.
+    /// The record of one of our services.
+    ///
+    /// # Errors
+    /// As [`Record::read`].
+    pub(crate) fn record(&self, name: &ServiceName) -> Result<Option<Record>, String> {
+        let me = self.dirs.uid();
+        let open = || File::open(self.dirs.piddir(me)).ok();
+        match self.records.get_or_init(open) {
+            Some(records) => Record::read_in(records.as_fd(), name.as_str().as_ref(), &[me]),
+            None => Record::read(&self.dirs.piddir(me).join(name.as_str()), &[me]),
+        }
+    }
+
+    /// The pid of our keeper, if it lives and knows how its workers are.
     pub(crate) fn keeper(&self) -> Option<i32> {
         let ask = || lock::holder_of(&self.dirs.state(self.dirs.uid()).join("keeper.lock"), ALIVE);
         *self.keeper.get_or_init(|| match ask() {
-            Ok(Holder::Pid(pid)) => Some(pid),
+            Ok(Holder::Pid(pid)) if native::knows_its_children(pid).unwrap_or(false) => Some(pid),
             _ => None,
         })
     }
@@ -226,7 +246,12 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
     let setting = |given: Given| {
         let dirs = Dirs::resolve(&given, std::env::var_os("HOME"), me)?;
         let dirs = if as_owner { dirs.of_owner() } else { dirs };
-        Ok::<_, Fault>(Setting { dirs, as_owner, keeper: OnceCell::new() })
+        Ok::<_, Fault>(Setting {
+            dirs,
+            as_owner,
+            keeper: OnceCell::new(),
+            records: OnceCell::new(),
+        })
     };
     match arguments.command {
         Command::List { patterns, json } => list::run(&setting(given)?, &patterns, json),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -34,9 +35,20 @@ pub(crate) fn select(setting: &Setting, patterns: &[OsString]) -> Result<Selecti
     let known = all(setting, patterns.is_empty() || patterns.iter().any(is_pattern))?;
     let mut found =
         Selection { services: BTreeMap::new(), named: BTreeSet::new(), faults: Vec::new() };
-    let entry = |name: &ServiceName| Entry::find(dir, name).unwrap_or(None);
+    let open = fs::File::open(dir).ok();
+    let entry = |name: &ServiceName| {
+        let found = match &open {
+            Some(open) => Entry::find_in(open.as_fd(), dir, name),
+            None => Entry::find(dir, name),
+        };
+        found.unwrap_or(None)
+    };
     if patterns.is_empty() {
-        found.services = known.iter().map(|name| (name.clone(), entry(name))).collect();
+        let with_entry = |name| {
+            let entry = entry(&name);
+            (name, entry)
+        };
+        found.services = known.into_iter().map(with_entry).collect();
         return Ok(found);
     }
     for pattern in patterns {
@@ -143,8 +155,10 @@ fn all(setting: &Setting, wanted: bool) -> Result<BTreeSet<ServiceName>, Fault> 
     // A record without a script is a service whose script was deleted.
     let records = fs::read_dir(setting.dirs.piddir(setting.dirs.uid())).into_iter().flatten();
     let files = records.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_file()));
-    let left = files.flat_map(|e| ServiceName::new(&e.file_name()));
-    let left: Vec<_> = left.filter(|n| !names.contains(n) && has_record(setting, n)).collect();
+    let left = files.map(|e| e.file_name());
+    let left = left.filter(|name| name.to_str().is_none_or(|name| !names.contains(name)));
+    let left = left.flat_map(|name| ServiceName::new(&name));
+    let left: Vec<_> = left.filter(|name| has_record(setting, name)).collect();
     names.extend(left);
     Ok(names)
 }

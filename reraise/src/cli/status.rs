@@ -5,6 +5,7 @@ mod long;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
@@ -69,6 +70,11 @@ impl State {
         }
     }
 
+    /// Whether there is more to say.
+    fn has_details(self) -> bool {
+        !matches!(self, Self::NotRunning | Self::NotExecutable | Self::Unknown)
+    }
+
     /// As init scripts answer.
     fn code(self) -> ExitCode {
         match self {
@@ -104,15 +110,19 @@ pub(crate) struct Seen {
 /// Looks at a service.
 pub(crate) fn look(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Seen {
     let owner = entry.map_or(setting.dirs.uid(), |e| e.uid);
-    let path = setting.dirs.piddir(owner).join(name.as_str());
+    let is_ours = owner == setting.dirs.uid();
+    let record = || match is_ours {
+        true => setting.record(name),
+        false => Record::read(&setting.dirs.piddir(owner).join(name.as_str()), &[owner]),
+    };
     // A run may end, and its record be replaced, between our two looks.
-    let keeper = setting.keeper().filter(|_| owner == setting.dirs.uid());
-    let mut seen = interpret(Record::read(&path, &[owner]), entry, keeper);
+    let keeper = setting.keeper().filter(|_| is_ours);
+    let mut seen = interpret(record(), entry, keeper);
     for _ in 0..3 {
         if seen.state != State::SeemsNotRunning {
             break;
         }
-        seen = interpret(Record::read(&path, &[owner]), entry, keeper);
+        seen = interpret(record(), entry, keeper);
     }
     if seen.is_unwatched || seen.state == State::SeemsNotRunning {
         seen.failing = failing(&setting.dirs.piddir(owner), owner, name);
@@ -187,15 +197,12 @@ fn interpret(
 
 /// Whether a worker of this keeper is there, whose record is to be believed: when its
 /// service ends it says so at once, and whoever stops it is told by the keeper. The
-/// session of a keeper has none but its workers, and each service has its own. To
-/// ask for a session is cheap; what tells a process from a later one with its pid costs
-/// four system calls.
+/// session of a keeper has none but its workers. To ask for a session is cheap; what
+/// tells a process from a later one with its pid costs four system calls.
 fn is_watched(record: &Record, keeper: i32) -> bool {
-    let leads = |pid: Option<i32>, leader: Option<i32>| {
-        let session = nix::unistd::getsid(pid.map(nix::unistd::Pid::from_raw));
-        pid.is_some() && session.ok().map(nix::unistd::Pid::as_raw) == leader
-    };
-    leads(record.worker, Some(keeper)) && leads(record.pid, record.pid)
+    let session = |pid| nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid)));
+    record.pid.is_some()
+        && record.worker.is_some_and(|pid| session(pid).is_ok_and(|sid| sid.as_raw() == keeper))
 }
 
 fn is_of_this_boot(record: &Record) -> bool {
@@ -284,67 +291,75 @@ fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Us
     let mut text = String::new();
     for (i, (name, _, seen)) in rows.iter().enumerate() {
         let state = paint.colour(&format!("{:15}", seen.state.word()), seen.state.colour());
-        let mut line = format!("{name:width$} {state}");
-        let details = details(seen, usage.get(i).and_then(Option::as_ref));
-        if details.is_empty() {
-            line.truncate(line.trim_end().len());
-        } else {
-            line += &format!(" # ({details})");
+        let _ = write!(text, "{name:width$} {state}");
+        match &seen.record {
+            Some(record) if seen.state.has_details() => {
+                text.push_str(" # (");
+                details(&mut text, record, seen, usage.get(i).and_then(Option::as_ref));
+                text.push(')');
+            }
+            _ => text.truncate(text.trim_end().len()),
         }
-        text += &line;
         text.push('\n');
     }
     // One write, so that a pipe's reader is not woken for each line.
     let _ = console::text(text.as_bytes());
 }
 
-fn details(seen: &Seen, usage: Option<&long::Usage>) -> String {
-    let Some(record) = &seen.record else { return String::new() };
-    let n = |number: Option<i32>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
-    let elapsed = seen.elapsed.map_or_else(|| "-".to_owned(), clock);
-    let mut parts = Vec::new();
-    match seen.state {
-        State::Starting | State::Stopping => {
-            parts.push(format!("pid={}, ppid={}", n(record.pid), n(record.worker)));
-        }
-        State::Running => {
-            parts.push(format!("pid={}, ppid={}", n(record.pid), n(record.worker)));
-        }
-        State::Stop => {
-            parts.push(format!("will start soon; last-exitcode={}", n(record.exit)));
-        }
-        State::Done | State::Error => parts.push(format!("exitcode={}", n(record.exit))),
-        State::SeemsNotRunning => {
-            parts.push(format!("pid={}, ppid={}", n(record.pid), n(record.worker)));
-        }
-        State::NotRunning | State::NotExecutable | State::Unknown => return String::new(),
-    }
-    parts.push(format!("elapsed={elapsed}"));
+fn details(text: &mut String, record: &Record, seen: &Seen, usage: Option<&long::Usage>) {
+    let pid = Number(record.pid);
+    let worker = Number(record.worker);
+    let exit = Number(record.exit);
+    // To a string: that cannot fail.
+    let _ = match seen.state {
+        State::Stop => write!(text, "will start soon; last-exitcode={exit}"),
+        State::Done | State::Error => write!(text, "exitcode={exit}"),
+        _ => write!(text, "pid={pid}, ppid={worker}"),
+    };
+    let _ = match seen.elapsed {
+        Some(seconds) => write!(text, ", elapsed={}", Clock(seconds)),
+        None => write!(text, ", elapsed=-"),
+    };
     if let Some(more) = record.more.filter(|m| m.raised > 0) {
-        parts.push(format!("raised={}", more.raised));
+        let _ = write!(text, ", raised={}", more.raised);
     }
     if let Some(usage) = usage {
-        parts.push(usage.to_string());
+        let _ = write!(text, ", {usage}");
         // The messages of its worker say why.
         if record.more.is_some_and(|m| m.is_mute) {
-            parts.push("output is lost".to_owned());
+            text.push_str(", output is lost");
         }
     }
     if seen.is_unwatched {
-        parts.push("unwatched".to_owned());
+        text.push_str(", unwatched");
     }
     if let Some(failing) = seen.failing {
-        parts.push(format!("worker-failures={}", failing.failures));
+        let _ = write!(text, ", worker-failures={}", failing.failures);
     }
     if seen.is_legacy {
-        parts.push("by the shell version".to_owned());
+        text.push_str(", by the shell version");
     }
-    parts.join(", ")
 }
 
-/// `HH:MM:SS`; hours may have more digits.
-fn clock(seconds: u64) -> String {
-    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+/// A number of the record, which may have none there.
+struct Number(Option<i32>);
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => number.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+/// Hours, minutes and seconds.
+struct Clock(u64);
+
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02}:{:02}:{:02}", self.0 / 3600, self.0 / 60 % 60, self.0 % 60)
+    }
 }
 
 fn as_json(
@@ -384,7 +399,7 @@ mod tests {
         for (seconds, text) in
             [(0, "00:00:00"), (59, "00:00:59"), (3661, "01:01:01"), (360_000, "100:00:00")]
         {
-            assert_eq!(clock(seconds), text);
+            assert_eq!(Clock(seconds).to_string(), text);
         }
     }
 

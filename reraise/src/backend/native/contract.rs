@@ -33,6 +33,7 @@ const _: fn(usize) = sys::guard;
 const _: fn() -> i32 = sys::parent;
 const _: fn(bool) -> Result<Child> = sys::peek_child;
 const _: fn(i32) -> Result<bool> = sys::is_stopped;
+const _: fn(i32) -> Result<bool> = sys::knows_its_children;
 const _: fn() = sys::prepare_title;
 const _: fn(&CStr) = sys::set_title;
 const _: fn(usize, bool) -> Result<*mut u8> = sys::map_memory;

@@ -1,5 +1,7 @@
 //! Deaths that come together, each found by `ci/chaos` once.
 
+use std::fs;
+
 use nix::sys::signal::Signal;
 use reraise::record::Phase;
 
@@ -63,6 +65,31 @@ fn a_worker_that_dies_while_a_new_keeper_calls_it_is_replaced() {
         wait_adopted(&s, name, worker);
     }
     assert!(mains.into_iter().all(is_alive));
+}
+
+#[test]
+fn no_line_is_lost_or_doubled_while_a_hundred_workers_die() {
+    let s = Sandbox::new();
+    s.script("chatty", "i=0\nwhile :; do i=$((i + 1)); echo $i; done");
+    // Whose worker starts another keeper.
+    s.script("other", SLEEPER);
+    let (pid, _) = (s.up("chatty"), s.up("other"));
+    let length = || fs::metadata(s.l.join("chatty/current")).unwrap().len();
+    for round in 0..100 {
+        let (worker, before) = (s.worker("chatty"), length());
+        signal(worker, Signal::SIGKILL);
+        if round % 10 == 9 {
+            signal(s.keeper(), Signal::SIGKILL);
+        }
+        wait_adopted(&s, "chatty", worker);
+        wait_for("more lines", || length() > before);
+    }
+    assert_eq!(s.pid("chatty"), pid, "it saw SIGPIPE, say");
+    s.ok(&["stop", "chatty"]);
+    let log = s.log("chatty");
+    let numbers = log.lines().map(|line| line.parse::<usize>().unwrap());
+    assert!(log.ends_with('\n') && numbers.clone().count() > 100);
+    assert!(numbers.eq(1..=log.lines().count()));
 }
 
 #[test]

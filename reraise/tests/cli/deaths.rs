@@ -70,7 +70,7 @@ fn a_worker_that_dies_while_a_new_keeper_calls_it_is_replaced() {
 #[test]
 fn no_line_is_lost_or_doubled_while_a_hundred_workers_die() {
     let s = Sandbox::new();
-    s.script("chatty", "i=0\nwhile :; do i=$((i + 1)); echo $i; done");
+    s.script("chatty", "config_start_sec=0\ni=0\nwhile :; do i=$((i + 1)); echo $i; done");
     // Whose worker starts another keeper.
     s.script("other", SLEEPER);
     let (pid, _) = (s.up("chatty"), s.up("other"));
@@ -100,7 +100,7 @@ fn workers_that_keep_failing_are_no_storm_and_the_service_is_left_alone() {
     let worker = s.worker("web");
     // No worker can take this for a lock.
     let lock = s.state().join("s/web/lock");
-    std::fs::rename(&lock, s.at("lock")).unwrap();
+    fs::rename(&lock, s.at("lock")).unwrap();
     std::fs::create_dir(&lock).unwrap();
     signal(worker, Signal::SIGKILL);
     wait_for("the third failure", || s.messages().contains("has failed 3 times"));

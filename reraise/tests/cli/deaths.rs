@@ -101,7 +101,7 @@ fn workers_that_keep_failing_are_no_storm_and_the_service_is_left_alone() {
     // No worker can take this for a lock.
     let lock = s.state().join("s/web/lock");
     fs::rename(&lock, s.at("lock")).unwrap();
-    std::fs::create_dir(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
     signal(worker, Signal::SIGKILL);
     wait_for("the third failure", || s.messages().contains("has failed 3 times"));
     let out = s.ok(&["status", "web"]);

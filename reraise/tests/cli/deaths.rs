@@ -115,8 +115,8 @@ fn workers_that_keep_failing_are_no_storm_and_the_service_is_left_alone() {
     // Who asks for something is told; for that it was tried at once.
     s.reraise(&["restart", "web"]).expect(8).says("web: cannot be supervised");
     assert!(is_alive(pid));
-    std::fs::remove_dir(&lock).unwrap();
-    std::fs::rename(s.at("lock"), &lock).unwrap();
+    fs::remove_dir(&lock).unwrap();
+    fs::rename(s.at("lock"), &lock).unwrap();
     assert_eq!(s.ok(&["start", "web"]), "web: skip (because already running)\n");
     wait_adopted(&s, "web", worker);
     let out = s.ok(&["status", "web"]);

@@ -336,7 +336,6 @@ fn killed_before_exec_and_with_a_worker_that_does_not_answer() {
     // Unless all are by now, and it has been replaced as well.
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(keeper), Signal::SIGKILL);
     wait_for("another keeper", || s.find_keeper().is_some_and(|new| new != keeper));
-    wait_gone(slow);
     // Whichever build the next keeper is of, all are of it in the end.
     let build = settled(&s, &services);
     let done = finish(child, &command);
@@ -397,13 +396,18 @@ fn in_the_foreground_it_stays_there() {
     assert!(done.err.contains("up: main is essential") && done.err.contains("web: stopped"));
     assert!(!is_alive(pid) && s.find_keeper().is_none());
     // Nor is it replaced when it is on its way out.
+    let deaf = s.fifo("deaf");
     s.script(
         "slow",
-        "config_start_sec=0\nconfig_stop='TERM 1000, KILL 10'\ntrap '' TERM\nexec sleep 1000000",
+        &format!(
+            "config_start_sec=0\nconfig_stop='TERM 1000, KILL 10'\ntrap '' TERM\necho >{}\n\
+             exec sleep 1000000",
+            deaf.shown()
+        ),
     );
     let mut command = s.command(&["up", "slow"]);
     let up = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
-    s.wait_phase("slow", reraise::record::Phase::Run);
+    deaf.line();
     signal(up.id().cast_signed(), Signal::SIGTERM);
     wait_for("its end to begin", || s.status("slow") == "stopping");
     s.run(&mut upgrading(&s, &s.at("one")))

@@ -160,6 +160,13 @@ pub fn send(pid: i32, identity: u64, signal: Signal) -> io::Result<bool> {
 /// reaped it already, from the pidfd that was opened before (`PIDFD_GET_INFO`,
 /// Linux 6.15). `None`: the kernel does not tell.
 pub fn exit_status(pid: i32, identity: u64, held: Option<BorrowedFd<'_>>) -> Option<i32> {
+    // A zombie that has this pid may be another one.
+    let is_it = |fd: &OwnedFd| identity_of(pid, fd.as_fd()).is_ok_and(|is| is == Some(identity));
+    let own = match held {
+        None if kind() == Kind::Inode => Some(open(pid).ok().flatten().filter(is_it)?),
+        _ => None,
+    };
+    let held = held.or(own.as_ref().map(AsFd::as_fd));
     if let Ok(Some(stat)) = Stat::of(pid)
         && stat.is_dead()
         && (kind() == Kind::Inode || stat.start | IS_TIME == identity)
@@ -223,6 +230,24 @@ mod tests {
         let first = born(us).unwrap();
         assert!(first.is_some());
         assert_eq!(born(us).unwrap(), first);
+    }
+
+    #[test]
+    fn a_zombie_tells_how_it_ended_and_another_one_does_not() {
+        let mut child = std::process::Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        // It has a number while it is a zombie, too.
+        let identity = match kind() {
+            Kind::Inode => identity_of(pid, open(pid).unwrap().unwrap().as_fd()).unwrap().unwrap(),
+            _ => Stat::of(pid).unwrap().unwrap().start | IS_TIME,
+        };
+        while crate::peek_child(false).unwrap().is_none_or(|(other, _)| other != pid) {
+            std::thread::yield_now();
+        }
+        assert_eq!(exit_status(pid, identity, None), Some(3 << 8));
+        assert_eq!(exit_status(pid, identity ^ 1, None), None);
+        child.wait().unwrap();
+        assert_eq!(exit_status(pid, identity, None), None);
     }
 
     #[test]

@@ -316,6 +316,11 @@ impl ProcessBackend for Native {
         send(process.pid, process.born, signal)
     }
 
+    fn end_of(&self, process: ProcessId) -> Exit {
+        let status = sys::exit_status(process.pid, process.born, None);
+        status.map_or(Exit::Unknown, Exit::from_status)
+    }
+
     fn pause(&mut self, time: Duration) {
         if !time.is_zero() {
             std::thread::sleep(time);

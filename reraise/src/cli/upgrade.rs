@@ -11,11 +11,13 @@ use reraise::control::{self, Frame, Got, Reader};
 use reraise::error::{ExitCode, Fault, reason};
 use reraise::keeper::KEEPER;
 use reraise::lock::{self, Holder};
+use reraise::name::ServiceName;
 use reraise::paths;
 use reraise::supervise::link;
 
 use super::console::{self, Progress};
-use super::{Setting, client};
+use super::select::select;
+use super::{Setting, client, status};
 
 /// What to say of a program that cannot be used.
 const UNCHANGED: &str = "nothing was changed; install one that works, then try again";
@@ -70,7 +72,34 @@ pub(crate) fn run(setting: &Setting) -> Result<ExitCode, Fault> {
     let program = std::path::absolute(&program)
         .map_err(|e| Fault::system(program.display(), "cannot be found", &e))?;
     keeper.send(["upgrade".as_ref(), program.as_os_str(), version.build.as_ref()]);
-    wait(&mut keeper, version, || check(&program, &piddir).ok())
+    let state = wait(&mut keeper, version, || check(&program, &piddir).ok())?;
+    let Some(state) = state else {
+        console::line("keeper: skip (because it is of this build already)");
+        return Ok(ExitCode::Ok);
+    };
+    adopted(setting)?;
+    console::line(&done(&state));
+    Ok(ExitCode::Ok)
+}
+
+/// Waits until the new workers have taken over what the old ones have left.
+fn adopted(setting: &Setting) -> Result<(), Fault> {
+    let begun = Instant::now();
+    loop {
+        // Without the scripts nobody can be found, and nobody need be waited for.
+        let Ok(found) = select(setting, &[]) else { return Ok(()) };
+        let is_left = |name: &&ServiceName| {
+            let entry = found.services.get(*name).and_then(Option::as_ref);
+            entry.is_none_or(|e| e.uid == setting.dirs.uid())
+                && status::look(setting, name, entry).is_unwatched
+        };
+        let Some(name) = found.services.keys().find(is_left) else { return Ok(()) };
+        if begun.elapsed() > PATIENCE {
+            let advice = "see what its workers say: reraise doctor";
+            return Err(Fault::new(ExitCode::Failed, name, "has no worker yet", advice));
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// Connects, if there is a keeper; one that is just coming is waited for.
@@ -220,12 +249,12 @@ fn answer(frame: &Frame) -> Option<Answer> {
 }
 
 /// Waits until keeper and workers are of the build that was wanted, or of the one that
-/// is `installed` by then.
+/// is `installed` by then. `None`: they were before.
 fn wait(
     keeper: &mut Keeper,
     mut wanted: Version,
     installed: impl Fn() -> Option<Version>,
-) -> Result<ExitCode, Fault> {
+) -> Result<Option<State>, Fault> {
     let begun = Instant::now();
     let mut progress = Progress::new();
     let (mut has_ended, mut left) = (false, None);
@@ -250,8 +279,7 @@ fn wait(
             }
             Answer::State(state) if state.left == 0 => {
                 progress.clear();
-                console::line(&done(&state, has_ended || left.is_some()));
-                return Ok(ExitCode::Ok);
+                return Ok(Some(state).filter(|_| has_ended || left.is_some()));
             }
             Answer::State(state) => left = Some(state.left),
             Answer::Refused(fault) => {
@@ -287,11 +315,8 @@ fn other(state: &State, wanted: &Version) -> Fault {
     Fault::new(ExitCode::Failed, "keeper", what, advice)
 }
 
-fn done(state: &State, has_changed: bool) -> String {
+fn done(state: &State) -> String {
     let State { is, pid, done, .. } = state;
-    if !has_changed {
-        return "keeper: skip (because it is of this build already)".to_owned();
-    }
     format!("keeper: upgrade    # (pid={pid}, version={}, workers={done})", is.number)
 }
 

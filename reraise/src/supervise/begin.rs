@@ -214,6 +214,11 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
     if backend.watch(slot.process())? {
         return Ok(Remains::Alive);
     }
+    // In this order: its parent leaves the status for us before it reaps it.
+    let end = backend.end_of(slot.process());
+    if end != Exit::Unknown {
+        return Ok(Remains::Dead(end));
+    }
     let left = left_status(&files.file("exit"), slot.run);
     Ok(Remains::Dead(left.map_or(Exit::Unknown, Exit::from_status)))
 }

@@ -102,6 +102,8 @@ impl Keeper {
                         self.links.insert(name.clone(), own);
                         let effects = self.registry.reseat(&name);
                         self.carry_out(effects);
+                        self.renewal.is_gone(&name);
+                        self.go_on_renewing();
                     }
                 }
             }

@@ -93,3 +93,25 @@ fn what_a_worker_has_not_read_is_kept_and_a_client_is_given_up() {
     assert_eq!(heard.iter().map(|frame| frame.bytes().len()).sum::<usize>(), sent);
     assert!(keeper.connections[&worker].outbox.is_empty());
 }
+
+#[test]
+fn a_worker_of_another_build_that_ends_is_replaced_also_when_the_next_was_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut keeper = bare(dir.path());
+    let (watcher, ear) = connected(&mut keeper, Peer::Client);
+    // Ours was forked while an earlier keeper's had the service, which says hello.
+    let (own, _next) = connected(&mut keeper, Peer::Worker(web()));
+    keeper.workers.insert(i32::MAX, (web(), own));
+    let (old, _last) = connected(&mut keeper, Peer::Worker(web()));
+    keeper.links.insert(web(), old);
+    keeper.registry.hello(web());
+    keeper.renewal.add(web(), i32::MAX - 1);
+    assert!(keeper.renewal.next().is_some());
+    keeper.on_version(watcher);
+    keeper.close(old);
+    assert_eq!((keeper.links.get(&web()), keeper.renewal.left()), (Some(&own), 0));
+    // Whoever waits for it hears of it.
+    let heard = all_heard(&mut keeper, &ear);
+    let left: Vec<_> = heard.iter().map(|frame| frame.texts().unwrap()[5].to_owned()).collect();
+    assert_eq!(left, ["1", "0"]);
+}

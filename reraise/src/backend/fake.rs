@@ -138,6 +138,11 @@ impl Fake {
         self.world().keeps_orphans = false;
     }
 
+    /// Its parent has not reaped this one, which has ended like that.
+    pub fn leave_zombie(&self, process: ProcessId, exit: Exit) {
+        self.world().zombie = Some((process, exit));
+    }
+
     /// Whose a path is; what was never named is not there.
     pub fn set_owner(&self, path: impl Into<PathBuf>, owner: Owner) {
         self.world().owners.insert(path.into(), owner);
@@ -233,6 +238,11 @@ impl ProcessBackend for Fake {
 
     fn next_event(&mut self, deadline: Option<Duration>) -> io::Result<Event> {
         self.world().next_event(deadline)
+    }
+
+    fn end_of(&self, process: ProcessId) -> Exit {
+        let world = self.world();
+        world.zombie.filter(|(id, _)| *id == process).map_or(Exit::Unknown, |(_, exit)| exit)
     }
 
     fn pause(&mut self, time: Duration) {

@@ -270,10 +270,7 @@ pub trait ProcessBackend {
     fn signal(&mut self, process: ProcessId, signal: Signal) -> io::Result<bool>;
 
     /// How a process has ended that is not our child, as far as the system still knows.
-    fn end_of(&self, process: ProcessId) -> Exit {
-        let _ = process;
-        Exit::Unknown
-    }
+    fn end_of(&self, process: ProcessId) -> Exit;
 
     /// Lets time pass; what happens meanwhile is reported afterwards.
     fn pause(&mut self, time: Duration);

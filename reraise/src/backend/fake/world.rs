@@ -87,6 +87,8 @@ pub(super) struct World {
     pub(super) started: Vec<Started>,
     pub(super) hides_exits: bool,
     pub(super) keeps_orphans: bool,
+    /// Whom nobody has reaped, and how it ended.
+    pub(super) zombie: Option<(ProcessId, Exit)>,
     pub(super) vanishing: Option<ProcessId>,
     us: i32,
     next_pid: i32,
@@ -117,6 +119,7 @@ impl World {
             started: Vec::new(),
             hides_exits: false,
             keeps_orphans: true,
+            zombie: None,
             vanishing: None,
             us: FIRST,
             next_pid: FIRST + 1,

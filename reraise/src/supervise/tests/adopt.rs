@@ -4,7 +4,7 @@ use std::fs;
 
 use super::bench::{Bench, End, secs};
 use crate::backend::fake::{Behaviour, Offspring};
-use crate::backend::{Exit, Signal};
+use crate::backend::{Exit, ProcessId, Signal};
 use crate::context::Context;
 use crate::record;
 use crate::slot::{self, Phase, Slot, SlotFile};
@@ -373,6 +373,20 @@ fn what_died_while_nobody_looked_is_judged_by_the_status_that_was_left() {
         }
         assert_eq!(bench.run(Task::Resume), End::Over(Outcome::Failed(exit)));
         assert_eq!(bench.record().unwrap().exit, code);
+    }
+}
+
+#[test]
+fn one_that_its_parent_has_not_reaped_yet_tells_how_it_ended() {
+    for (is_it, exit) in [(true, Exit::Code(7)), (false, Exit::Unknown)] {
+        let bench = Bench::new("", [lasts(7, 7)]);
+        crashed(&bench, 5, Phase::Up);
+        let main = bench.main();
+        bench.fake.crash();
+        bench.wait(8);
+        let born = if is_it { main.born } else { main.born + 1 };
+        bench.fake.leave_zombie(ProcessId { born, ..main }, Exit::Code(7));
+        assert_eq!(bench.run(Task::Resume), End::Over(Outcome::Failed(exit)));
     }
 }
 

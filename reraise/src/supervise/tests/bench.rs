@@ -14,7 +14,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::backend::fake::{Behaviour, Fake};
-use crate::backend::{Elevation, Event, Launch, Owner, ProcessBackend, ProcessId, Signal, Tree};
+use crate::backend::{
+    Elevation, Event, Exit, Launch, Owner, ProcessBackend, ProcessId, Signal, Tree,
+};
 use crate::context::Context;
 use crate::control::{self, Frame, Got, Reader};
 use crate::name::ServiceName;
@@ -410,6 +412,11 @@ impl ProcessBackend for Watched {
             }
         }
         Ok(event)
+    }
+
+    fn end_of(&self, process: ProcessId) -> Exit {
+        self.call();
+        self.fake.end_of(process)
     }
 
     fn pause(&mut self, time: Duration) {

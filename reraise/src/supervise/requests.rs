@@ -36,11 +36,15 @@ impl<B: ProcessBackend> Worker<B> {
                     // are killed in between, the request was not acknowledged,
                     // and our successor gets it. A second request is not a
                     // second TERM: it only waits.
+                    let is_first = !self.is_ending();
                     self.feed(if now { Input::StopNow } else { Input::Stop })?;
                     self.owes_stop = true;
                     match self.others {
                         // Its signal is on its way, and whatever comes of it keeps.
-                        Some(_) => self.backend.pause(others_first.min(LONGEST_PAUSE)),
+                        Some(_) if is_first => {
+                            self.backend.pause(others_first.min(LONGEST_PAUSE));
+                        }
+                        Some(_) => {}
                         None => self.note_stop(),
                     }
                     continue;

@@ -54,6 +54,13 @@ fn the_rest_of_a_stop_waits_for_others_when_the_signal_is_sent() {
         assert_eq!(bench.now(), secs(20) + others_first.min(Duration::from_millis(100)));
         assert_eq!(bench.wanted(), Some(Wanted::Down));
     }
+    // However often it is asked for at once: there is one signal.
+    let end = Behaviour::waits().ending_on(Signal::SIGTERM, Duration::ZERO, Exit::Code(0));
+    let bench = Bench::new("", [end]);
+    let others_first = Duration::from_millis(50);
+    bench.ask(20, vec![Request::Stop { now: false, others_first }; 3]);
+    assert_eq!((bench.run(bench.start()), bench.acks()), (STOPPED, 3));
+    assert_eq!(bench.now(), secs(20) + others_first);
     // Who does not listen has the patience that it always has.
     let bench = Bench::new("", [stubborn()]);
     let others_first = Duration::from_millis(50);

@@ -191,7 +191,7 @@ pub enum Found {
 }
 
 /// FNV-1a, 64 bits: tells a torn write, which is all that is asked of it.
-fn checksum(bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

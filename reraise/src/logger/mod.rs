@@ -1,0 +1,4 @@
+//! What services say, kept.
+
+pub mod index;
+pub mod names;

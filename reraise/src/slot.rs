@@ -71,8 +71,8 @@ pub struct Slot {
     pub raised: u32,
     /// The run is there only to be ended before the first one of a new start.
     pub is_remnant: bool,
-    /// Nobody keeps the output of this run: its log could not be written.
-    pub is_mute: bool,
+    /// Where its output goes, see [`Use`](crate::logger::pipes::Use).
+    pub pipes: u8,
     /// How often its worker was stopped and continued since then.
     pub continued: u32,
 }
@@ -138,7 +138,7 @@ impl Slot {
         for (i, number) in numbers.iter().enumerate() {
             out[24 + 8 * i..32 + 8 * i].copy_from_slice(&number.to_le_bytes());
         }
-        out[72] = u8::from(self.is_mute);
+        out[72] = self.pipes;
         out[73] = u8::from(self.is_remnant);
         out[76..80].copy_from_slice(&self.continued.to_le_bytes());
         let sum = checksum(&out[..SIZE - 8]);
@@ -173,7 +173,7 @@ impl Slot {
             space: number(48),
             since: number(56),
             until: number(64),
-            is_mute: bytes[72] != 0,
+            pipes: bytes[72],
             is_remnant: bytes[73] != 0,
         }))
     }
@@ -300,7 +300,7 @@ mod tests {
             since: 4,
             until: 5,
             raised: 6,
-            is_mute: true,
+            pipes: 5,
             is_remnant: true,
             continued: 7,
         }

@@ -31,7 +31,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, write};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, read, setsid};
 
-use super::{Launch, LaunchError, Limit, Step};
+use super::{Launch, LaunchError, Limit, Output, Step};
 
 /// Where the child holds its end of the socket: the first after the standard
 /// three, so that one call closes all others.
@@ -286,7 +286,8 @@ struct Plan {
     environment: Vec<*const c_char>,
     directory: CString,
     umask: Option<Mode>,
-    output: Option<CString>,
+    /// For output and error, and whether these are pipes.
+    output: Option<(CString, Option<CString>, bool)>,
     launch: Launch,
 }
 
@@ -298,7 +299,13 @@ impl Plan {
             environment: environment.chain([ptr::null()]).collect(),
             directory: path(&launch.directory)?,
             umask: launch.umask.map(|bits| Mode::from_bits_truncate(bits as libc::mode_t)),
-            output: launch.output.as_deref().map(path).transpose()?,
+            output: match &launch.output {
+                Output::Ours => None,
+                Output::File(file) => Some((path(file)?, None, false)),
+                Output::Pipes { out, err } => {
+                    Some((path(out)?, err.as_deref().map(path).transpose()?, true))
+                }
+            },
             // What was pointed to lies on the heap, and moves with neither.
             launch,
         })
@@ -343,8 +350,8 @@ impl Plan {
     /// Directory, output and limits.
     fn settle_in(&self) -> Result<(), (Step, Errno)> {
         chdir(self.directory.as_c_str()).map_err(|e| (Step::Directory, e))?;
-        if let Some(output) = &self.output {
-            redirect(output).map_err(|e| (Step::Output, e))?;
+        if let Some((out, err, are_pipes)) = &self.output {
+            redirect(out, err.as_deref(), *are_pipes).map_err(|e| (Step::Output, e))?;
         }
         // Last, so that a limit on descriptors does not hit the lines above.
         for limit in &self.launch.limits {
@@ -395,15 +402,26 @@ fn is_let_through(channel: &OwnedFd) -> bool {
     }
 }
 
-fn redirect(output: &CStr) -> nix::Result<()> {
+fn redirect(out: &CStr, err: Option<&CStr>, are_pipes: bool) -> nix::Result<()> {
     let null = nix::fcntl::open(c"/dev/null", OFlag::O_RDONLY, Mode::empty())?;
     dup2_stdin(&null)?;
     drop_above_standard(null);
-    let flags =
-        OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
-    let file = nix::fcntl::open(output, flags, Mode::from_bits_truncate(0o640))?;
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
+    let flags = flags
+        | match are_pipes {
+            true => OFlag::O_RDWR,
+            false => OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT,
+        };
+    let file = nix::fcntl::open(out, flags, Mode::from_bits_truncate(0o640))?;
     dup2_stdout(&file)?;
-    dup2_stderr(&file)?;
+    match err {
+        None => dup2_stderr(&file)?,
+        Some(err) => {
+            let err = nix::fcntl::open(err, flags, Mode::from_bits_truncate(0o640))?;
+            dup2_stderr(&err)?;
+            drop_above_standard(err);
+        }
+    }
     drop_above_standard(file);
     Ok(())
 }

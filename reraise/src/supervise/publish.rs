@@ -89,7 +89,6 @@ fn compose<B: ProcessBackend>(worker: &Worker<B>, shown: Shown) -> Record {
         continued: worker.slot.continued,
         is_stopping: shown.is_stopping,
         is_done: shown.is_done,
-        is_mute: worker.slot.is_mute && shown.pid.is_some(),
     };
     Record {
         phase: shown.phase,
@@ -138,8 +137,13 @@ fn write_slot<B: ProcessBackend>(worker: &mut Worker<B>, state: &State) -> io::R
         next.since = nanoseconds(worker.machine.since());
     }
     if next != worker.slot {
+        let has_ended = worker.slot.phase.has_run() && !phase.has_run();
         worker.slot = next;
         worker.slot_file.write(&next)?;
+        if has_ended {
+            // What it said last is read, and its end is noted.
+            worker.ring();
+        }
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use nix::sys::resource::Resource;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use reraise::backend::{Event, Exit, Launch, Limit, ProcessBackend, Step, native};
+use reraise::backend::{Event, Exit, Launch, Limit, Output, ProcessBackend, Step, native};
 
 use crate::on_native::OnNative;
 use crate::subject::{Program, Subject, killed, ours};
@@ -25,7 +25,7 @@ fn end_of(s: &mut OnNative, launch: &Launch) -> Exit {
 /// Launches it and gives what it wrote.
 fn output_of(s: &mut OnNative, launch: Launch) -> String {
     let path = s.directory().join("output");
-    let launch = Launch { output: Some(path.clone()), ..launch };
+    let launch = Launch { output: Output::File(path.clone()), ..launch };
     assert_eq!(end_of(s, &launch), Exit::Code(0));
     let output = fs::read_to_string(&path).unwrap();
     fs::remove_file(path).unwrap();
@@ -98,7 +98,7 @@ pub(crate) fn output_goes_to_the_file() {
     let mut s = OnNative::new();
     let path = s.directory().join("log");
     let launch = s.script("#!/bin/sh\ncat\necho out\necho err >&2\n", 0o755);
-    let launch = Launch { output: Some(path.clone()), umask: Some(0), ..launch };
+    let launch = Launch { output: Output::File(path.clone()), umask: Some(0), ..launch };
     for expected in ["out\nerr\n", "out\nerr\nout\nerr\n"] {
         assert_eq!(end_of(&mut s, &launch), Exit::Code(0));
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
@@ -110,7 +110,7 @@ pub(crate) fn output_follows_no_symlink() {
     let mut s = OnNative::new();
     let (path, target) = (s.directory().join("log"), s.directory().join("target"));
     symlink(&target, &path).unwrap();
-    let launch = Launch { output: Some(path), ..s.verb("facts", &[]) };
+    let launch = Launch { output: Output::File(path), ..s.verb("facts", &[]) };
     assert_eq!(failure_of(&mut s, &launch).0, Step::Output);
     assert!(!target.exists());
 }

@@ -172,11 +172,17 @@ pub fn keep_only(socket: UnixStream) -> UnixStream {
 }
 
 /// Sets the supplementary groups (setgroups(2)), for root. nix leaves it out on
-/// macOS, where initgroups(3) is preferred, which a static binary cannot use.
+/// macOS, where initgroups(3) is preferred, which a static binary cannot use. Of
+/// more than the system takes the first count, as with initgroups(3): macOS, NetBSD
+/// and OpenBSD take 16.
 ///
 /// # Errors
 /// `EPERM` for anybody else.
 pub fn set_groups(groups: &[Gid]) -> io::Result<()> {
+    // SAFETY: a number is asked for; sysconf(3) is allowed between fork and exec.
+    let most = unsafe { libc::sysconf(libc::_SC_NGROUPS_MAX) };
+    let most = usize::try_from(most).unwrap_or(groups.len());
+    let groups = &groups[..groups.len().min(most)];
     // SAFETY: a `Gid` is a transparent gid_t, and the slice outlives the call.
     let answer = unsafe { libc::setgroups(groups.len() as _, groups.as_ptr().cast()) };
     Ok(Errno::result(answer).map(drop)?)

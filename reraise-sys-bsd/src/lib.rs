@@ -9,8 +9,9 @@
 //! | what | FreeBSD | DragonFly | NetBSD | OpenBSD |
 //! |---|---|---|---|---|
 //! | orphans become our children | yes | yes | no | no |
-//! | wait status of a foreign zombie | yes | yes | no | no |
+//! | wait status of a foreign zombie | yes | no | no | no |
 //! | environment of another process | yes | no | yes | yes |
+//! | what `ps` shows of a worker | `auto-reraise web` | same | `auto-reraise: web` | same |
 //! | a number for this boot | random | start of init | start of init | none, see `boot_id` |
 //! | a signal between look and kill | can reach a stranger, see `send` | same | same | same |
 #![cfg(any(

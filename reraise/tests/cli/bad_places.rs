@@ -423,7 +423,9 @@ fn too_few_descriptors() {
     let s = Sandbox::new();
     // With so few, a shell may not come to its second line.
     s.script("web", "config_start_sec=1000\nexec sleep 1000000");
-    for limit in 3..=16 {
+    // Where they are linked dynamically, the programs do not even begin with fewer.
+    let fewest = if cfg!(target_os = "linux") { 3 } else { 6 };
+    for limit in fewest..=16 {
         let script = format!("ulimit -n {limit} && $RERAISE start web");
         let done = s.shell(&script);
         if done.code == 0 {

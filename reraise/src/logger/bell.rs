@@ -2,9 +2,9 @@
 //! takes names. What has changed stands in the run slot, so that nothing is missed
 //! when the logger has just died: its successor looks at all services.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::pipes;
@@ -59,6 +59,7 @@ impl Bell {
     /// As `mkfifo(3)` and `open(2)`.
     pub fn new(state: &Path) -> io::Result<Self> {
         let pipe = pipes::make(&path_in(state))?;
+        std::fs::set_permissions(path_in(state), Permissions::from_mode(0o600))?;
         Ok(Self { pipe, state: state.to_owned(), rest: Vec::new() })
     }
 

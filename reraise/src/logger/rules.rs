@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
 use crate::config::{Config, LogTo, Logging};
@@ -77,7 +78,12 @@ impl Place {
         }
         let mut above = self.directory.ancestors();
         let there = above.find(|path| fs::symlink_metadata(path).is_ok());
-        Ok(access(there.unwrap_or(Path::new("/")), AccessFlags::W_OK | AccessFlags::X_OK)?)
+        let there = there.unwrap_or(Path::new("/"));
+        access(there, AccessFlags::W_OK | AccessFlags::X_OK)?;
+        match statvfs(there)?.blocks_available() {
+            0 => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            _ => Ok(()),
+        }
     }
 }
 

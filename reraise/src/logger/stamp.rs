@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(text(LogTime::None, TIME), "");
         assert_eq!(text(LogTime::Epoch, TIME), "1764417180.123456 ");
         assert_eq!(text(LogTime::Tai64n, 0), "@400000000000000a00000000 ");
-        assert_eq!(text(LogTime::Tai64n, TIME), "@40000000692ade26075bca00 ");
+        assert_eq!(text(LogTime::Tai64n, TIME), "@40000000692adea6075bca00 ");
         for (offset, expected) in [
             (0, "2025-11-29T11:53:00.123456+00:00 "),
             (3600, "2025-11-29T12:53:00.123456+01:00 "),

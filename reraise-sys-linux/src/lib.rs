@@ -25,8 +25,9 @@ mod queue;
 
 pub use identity::{born, disable_pidfd, exit_status, has_handles, send};
 pub use ours::{
-    become_subreaper, close_from, code, discard, first_stack, fork_beside, fork_onto, guard,
-    leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title, start_beside,
+    become_subreaper, close_from, code, discard, first_stack, forget_environment, fork_beside,
+    fork_onto, guard, leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title,
+    start_beside,
 };
 pub use pipe::{MOVES, Peephole, enlarge, move_bytes, unread};
 pub use proc::{

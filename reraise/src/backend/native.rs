@@ -52,9 +52,9 @@ pub use super::spawn::{
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, MOVES, Peephole, Process, become_subreaper,
     boot_id, born, children, close_from, code, disable_pidfd, discard, enlarge, first_stack,
-    fork_beside, fork_onto, guard, has_handles, is_stopped, knows_its_children, leave_first_stack,
-    map_memory, move_bytes, parent, peek_child, pid_space, prepare_title, processes, send,
-    set_title, start_beside, unread, variable,
+    forget_environment, fork_beside, fork_onto, guard, has_handles, is_stopped, knows_its_children,
+    leave_first_stack, map_memory, move_bytes, parent, peek_child, pid_space, prepare_title,
+    processes, send, set_title, start_beside, unread, variable,
 };
 
 mod census;

@@ -36,7 +36,7 @@ impl Keeper {
                     has_come = true;
                 }
                 workers.push((name, end));
-            } else if self.logger_gone(pid) {
+            } else if self.logger_gone(pid, status) {
                 // Its own children, if it has left any, are known by their session.
             } else {
                 self.leave_status(pid, status);

@@ -18,6 +18,8 @@ mod guarantees;
 mod innocent;
 mod keeper;
 mod lifecycle;
+#[cfg(target_os = "linux")]
+mod logging;
 mod resume;
 mod stopped;
 mod support;

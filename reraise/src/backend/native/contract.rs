@@ -29,6 +29,7 @@ const _: unsafe fn(
 ) -> Result<i32> = sys::fork_onto;
 const _: fn() -> Option<(usize, usize)> = sys::first_stack;
 const _: fn((usize, usize)) = sys::leave_first_stack;
+const _: fn() = sys::forget_environment;
 const _: fn(usize) = sys::guard;
 const _: fn() -> i32 = sys::parent;
 const _: fn(bool) -> Result<Child> = sys::peek_child;

@@ -61,6 +61,9 @@ impl Keeper {
                     }
                 }
                 Ok(None) => {
+                    if self.deaf.is_some_and(|until| until <= now()) {
+                        self.listen_again();
+                    }
                     self.flush_all();
                     let effects = self.registry.tick(now());
                     self.carry_out(effects);
@@ -83,7 +86,7 @@ impl Keeper {
             }
             self.flush_answers();
         }
-        let due = self.registry.deadline().into_iter().chain(self.patience).min();
+        let due = [self.registry.deadline(), self.patience, self.deaf].into_iter().flatten().min();
         let left = due.map(|due| due.saturating_sub(now()));
         let nap = (!self.behind.is_empty()).then_some(self.patience_with_peers);
         let left = left.into_iter().chain(nap).min();

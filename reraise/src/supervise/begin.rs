@@ -27,6 +27,10 @@ use crate::supervise::strays;
 use crate::supervise::worker::{Place, Worker};
 use crate::wanted::Wanted;
 
+/// How long a process may take to find that nobody opens its gate any more. Before, it
+/// is not said to run.
+const AT_THE_GATE: Duration = Duration::from_millis(20);
+
 /// What a worker is given.
 pub struct Assignment {
     /// `$RERAISE_PIDDIR`, which has been checked.
@@ -265,6 +269,9 @@ impl<B: ProcessBackend> Worker<B> {
             Beginning::Adopt(then) => {
                 self.machine =
                     Machine::adopted(config, seed, since.min(now), history).remembering(last);
+                if self.is_gated {
+                    self.machine = self.machine.clone().not_before(now + AT_THE_GATE);
+                }
                 let Some(input) = then else {
                     self.answer_already(task, self.slot.pid);
                     // Who launched it may have died before it could say so.

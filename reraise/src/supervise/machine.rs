@@ -85,6 +85,15 @@ impl Machine {
         self.history.once = once;
     }
 
+    /// The same, which does not count as running before that.
+    #[must_use]
+    pub fn not_before(mut self, time: Duration) -> Self {
+        if let State::Starting { until } = &mut self.state {
+            *until = time.max(*until);
+        }
+        self
+    }
+
     /// The same, which knows how the run before ended.
     #[must_use]
     pub fn remembering(self, last: Option<Exit>) -> Self {

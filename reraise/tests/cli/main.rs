@@ -19,6 +19,8 @@ mod innocent;
 mod keeper;
 mod lifecycle;
 mod resume;
+#[cfg(target_os = "linux")]
+mod steps;
 mod stopped;
 mod support;
 mod surroundings;

@@ -116,12 +116,10 @@ fn doomed() {
     let s = super::Sandbox::new();
     s.script("web", super::SLEEPER);
     let pid = s.up("web");
-    let other = super::spawn(Command::new("sleep").arg("1000000").current_dir("/"));
-    let other = s.knows(other.id().cast_signed());
-    super::say(&format!("\ndoomed {pid} {other} {}", s.at("").display()));
-    loop {
-        nix::unistd::pause();
-    }
+    let mut other = super::spawn(Command::new("sleep").arg("1000000").current_dir("/"));
+    let known = s.knows(other.id().cast_signed());
+    super::say(&format!("\ndoomed {pid} {known} {}", s.at("").display()));
+    other.wait().unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::backend::{
     Event, Exit, LaunchError, ProcessBackend, ProcessId, Scope, Signal, Step, Tree,
 };
 use crate::context::Context;
-use crate::error::{ExitCode, Fault};
+use crate::error::{ExitCode, Fault, reason};
 use crate::lock::LockFile;
 use crate::messages;
 use crate::name::ServiceName;
@@ -372,7 +372,10 @@ impl<B: ProcessBackend> Worker<B> {
             }
             Err(e) => {
                 if self.unwritten.failed(self.backend.now()) {
-                    self.say(&format!("cannot write its record, and goes on trying: {e}"));
+                    self.say(&format!(
+                        "cannot write its record, and goes on trying: {}",
+                        reason(&e)
+                    ));
                 }
             }
         }

@@ -6,6 +6,7 @@
 //! waited for. Each test has a [`support::Sandbox`] of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod adoption;
 mod bad_input;
 mod bad_places;
 mod bad_records;

@@ -221,6 +221,30 @@ fn the_last_record_is_written_by_the_next_one() {
 }
 
 #[test]
+fn who_cannot_begin_leaves_it_to_another_where_somebody_is_to_be_looked_after() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    let (run, kept) = (bench.files.file("run"), bench.files.file("kept"));
+    // Nothing is there yet: whoever asked is told, and that is all.
+    std::fs::create_dir_all(&run).unwrap();
+    assert_eq!(bench.run(bench.start()), End::Declined);
+    assert!(bench.story().iter().any(|s| s.contains("fault: cannot keep its run slot")));
+    std::fs::remove_dir(&run).unwrap();
+    assert_eq!(bench.run_until(bench.start(), 15), End::TimeUp);
+    bench.fake.crash();
+    std::fs::rename(&run, &kept).unwrap();
+    std::fs::create_dir(&run).unwrap();
+    let stop = Task::Stop { now: false };
+    for task in [Task::Resume, bench.start(), stop, Task::Restart] {
+        assert_eq!(bench.run(task.clone()), End::Failed, "{task:?}");
+        assert_eq!(bench.fake.living(), [bench.main()]);
+    }
+    std::fs::remove_dir(&run).unwrap();
+    std::fs::rename(&kept, &run).unwrap();
+    assert_eq!(bench.run(Task::Resume), End::Quiet);
+    assert_eq!((bench.launches().len(), bench.fake.living()), (1, vec![bench.main()]));
+}
+
+#[test]
 fn how_the_last_run_ended_is_not_forgotten_with_the_worker() {
     let bench = Bench::new("", [Behaviour::exits(3).after(secs(20)), Behaviour::waits()]);
     assert_eq!(bench.run_until(bench.start(), 50), End::TimeUp);

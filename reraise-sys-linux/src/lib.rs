@@ -19,6 +19,7 @@
 
 mod identity;
 mod ours;
+mod pipe;
 mod proc;
 mod queue;
 
@@ -27,6 +28,7 @@ pub use ours::{
     become_subreaper, close_from, code, discard, first_stack, fork_beside, fork_onto, guard,
     leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title, start_beside,
 };
+pub use pipe::{MOVES, Peephole, enlarge, move_bytes, unread};
 pub use proc::{
     Process, boot_id, children, descendants, is_stopped, knows_its_children, pid_space, processes,
     variable,

@@ -71,8 +71,8 @@ pub struct Slot {
     pub raised: u32,
     /// The run is there only to be ended before the first one of a new start.
     pub is_remnant: bool,
-    /// Nobody keeps the output of this run: its log could not be written.
-    pub is_mute: bool,
+    /// Where its output goes, see [`Use`](crate::logger::pipes::Use).
+    pub pipes: u8,
     /// How often its worker was stopped and continued since then.
     pub continued: u32,
     /// How the last run ended, where one has.
@@ -142,7 +142,7 @@ impl Slot {
         for (i, number) in numbers.iter().enumerate() {
             out[24 + 8 * i..32 + 8 * i].copy_from_slice(&number.to_le_bytes());
         }
-        out[72] = u8::from(self.is_mute);
+        out[72] = self.pipes;
         out[73] = u8::from(self.is_remnant);
         (out[74], out[75]) = encode_exit(self.last);
         out[75] |= u8::from(self.is_done) << 7;
@@ -179,7 +179,7 @@ impl Slot {
             space: number(48),
             since: number(56),
             until: number(64),
-            is_mute: bytes[72] != 0,
+            pipes: bytes[72],
             is_remnant: bytes[73] != 0,
             last: decode_exit(bytes[74], bytes[75] & 0x7f),
             is_done: bytes[75] & 0x80 != 0,
@@ -220,7 +220,7 @@ pub enum Found {
 }
 
 /// FNV-1a, 64 bits: tells a torn write, which is all that is asked of it.
-fn checksum(bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
@@ -329,7 +329,7 @@ mod tests {
             since: 4,
             until: 5,
             raised: 6,
-            is_mute: true,
+            pipes: 5,
             is_remnant: true,
             continued: 7,
             last: Some(Exit::Signal { number: 11, core: true }),

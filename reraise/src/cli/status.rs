@@ -15,6 +15,7 @@ use reraise::backend::native;
 use reraise::error::{ExitCode, Fault};
 use reraise::failing::Failing;
 use reraise::legacy;
+use reraise::logger::report::Report;
 use reraise::name::ServiceName;
 use reraise::paths::{self, Files};
 use reraise::record::{Phase, Record};
@@ -239,15 +240,19 @@ pub(crate) fn run(
     } else {
         Vec::new()
     };
+    let reports: Vec<Report> = match long || json {
+        true => rows.iter().map(|(name, entry, _)| report(setting, name, *entry)).collect(),
+        false => Vec::new(),
+    };
     if json {
         let services: Vec<Value> = rows
             .iter()
             .enumerate()
-            .map(|(i, (name, entry, seen))| as_json(name, *entry, seen, usage.get(i)))
+            .map(|(i, (name, entry, seen))| as_json(name, *entry, seen, usage.get(i), &reports[i]))
             .collect();
         console::line(&json!({"version": SCHEMA, "services": services}).to_string());
     } else {
-        print(&rows, &usage);
+        print(&rows, &usage, &reports);
     }
     for (name, entry, seen) in &rows {
         if let Some(trouble) = &seen.trouble {
@@ -270,6 +275,12 @@ pub(crate) fn run(
     Ok(ExitCode::of_all(codes.chain(unknown)))
 }
 
+/// What has become of its output.
+fn report(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Report {
+    let owner = entry.map_or(setting.dirs.uid(), |e| e.uid);
+    Report::read(&Files::of(&setting.dirs.piddir(owner), owner, name).own)
+}
+
 /// A service as it is selected, and what a look finds.
 type Row<'a> = (&'a ServiceName, Option<&'a Entry>, Seen);
 
@@ -284,7 +295,8 @@ fn look_at_all<'a>(
     services.iter().map(row).collect()
 }
 
-fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Usage>]) {
+fn print(rows: &[Row<'_>], usage: &[Option<long::Usage>], reports: &[Report]) {
+    let silence = Report::default();
     let paint = Paint::new();
     let width = rows.iter().map(|(name, ..)| name.as_str().chars().count()).max();
     let width = width.unwrap_or(0).max(18);
@@ -295,7 +307,8 @@ fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Us
         match &seen.record {
             Some(record) if seen.state.has_details() => {
                 text.push_str(" # (");
-                details(&mut text, record, seen, usage.get(i).and_then(Option::as_ref));
+                let report = reports.get(i).unwrap_or(&silence);
+                details(&mut text, record, seen, usage.get(i).and_then(Option::as_ref), report);
                 text.push(')');
             }
             _ => text.truncate(text.trim_end().len()),
@@ -306,7 +319,13 @@ fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Us
     let _ = console::text(text.as_bytes());
 }
 
-fn details(text: &mut String, record: &Record, seen: &Seen, usage: Option<&long::Usage>) {
+fn details(
+    text: &mut String,
+    record: &Record,
+    seen: &Seen,
+    usage: Option<&long::Usage>,
+    report: &Report,
+) {
     let pid = Number(record.pid);
     let worker = Number(record.worker);
     let exit = Number(record.exit);
@@ -325,9 +344,8 @@ fn details(text: &mut String, record: &Record, seen: &Seen, usage: Option<&long:
     }
     if let Some(usage) = usage {
         let _ = write!(text, ", {usage}");
-        // The messages of its worker say why.
-        if record.more.is_some_and(|m| m.is_mute) {
-            text.push_str(", output is lost");
+        if let Some(words) = report.words() {
+            let _ = write!(text, ", {words}");
         }
     }
     if seen.is_unwatched {
@@ -367,6 +385,7 @@ fn as_json(
     entry: Option<&Entry>,
     seen: &Seen,
     usage: Option<&Option<long::Usage>>,
+    report: &Report,
 ) -> Value {
     let record = seen.record.as_ref();
     let mut value = json!({
@@ -382,7 +401,12 @@ fn as_json(
         "raised": record.and_then(|r| r.more).map(|m| m.raised),
         "worker_failures": seen.failing.map_or(0, |f| f.failures),
         "watched": record.map(|_| !seen.is_unwatched),
-        "output_lost": record.and_then(|r| r.more).map(|m| m.is_mute),
+        "output": {
+            "lost_lines": report.lost_lines,
+            "lost_bytes": report.lost_bytes,
+            "removed_bytes": report.removed_bytes,
+            "trouble": report.trouble,
+        },
     });
     if let Some(usage) = usage {
         value["tree"] = usage.map_or(Value::Null, long::Usage::to_json);

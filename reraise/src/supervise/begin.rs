@@ -10,6 +10,8 @@ use crate::config::Config;
 use crate::context::{self, Context};
 use crate::error::{ExitCode, Fault};
 use crate::lock::{self, Holder, LockFile};
+use crate::logger::pipes::{Held, Use};
+use crate::logger::report;
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::{self, Files};
@@ -155,6 +157,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         Task::Start { once, .. } => once,
         _ => wanted == Some(Wanted::Once),
     });
+    let pipes = Held::adopt(&files.own, Use::from_byte(slot.pipes));
     let mut worker = Box::new(Worker {
         backend,
         name: given.name,
@@ -174,6 +177,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         owes_stop: false,
         has_adopted: remains != Remains::None,
         was_signalled: false,
+        pipes,
         published: None,
         unwritten: Unwritten::default(),
         _lock: lock,
@@ -402,8 +406,10 @@ impl<B: ProcessBackend> Worker<B> {
     fn note_start(&mut self, context: &[u8], once: bool, beginning: Beginning) -> io::Result<()> {
         if beginning == Beginning::Launch {
             Context::keep(context, &self.files.file("context"))?;
+            report::forget(&self.files.own)?;
             let mut slot =
                 Slot { boot: self.place.boot, space: self.place.space, ..Slot::default() };
+            slot.pipes = self.slot.pipes;
             if !self.is_cleared()? {
                 // Our successor must find what is to be ended first as well.
                 let Slot { pid, born, run, .. } = self.slot;

@@ -135,7 +135,6 @@ fn compose<B: ProcessBackend>(worker: &Worker<B>, shown: Shown) -> Record {
         continued: worker.slot.continued,
         is_stopping: shown.is_stopping,
         is_done: shown.is_done,
-        is_mute: worker.slot.is_mute && shown.pid.is_some(),
     };
     Record {
         phase: shown.phase,
@@ -186,10 +185,15 @@ fn write_slot<B: ProcessBackend>(worker: &mut Worker<B>, state: &State) -> io::R
     next.last = worker.machine.last_exit();
     next.is_done = matches!(state, State::Over(Outcome::Done(_)));
     if next != worker.slot || worker.unwritten.is_slot {
+        let has_ended = worker.slot.phase.has_run() && !phase.has_run();
+        let is_late = std::mem::replace(&mut worker.unwritten.is_slot, true);
         worker.slot = next;
-        worker.unwritten.is_slot = true;
         worker.slot_file.write(&next)?;
         worker.unwritten.is_slot = false;
+        if has_ended || is_late {
+            // What it said last is read, and its end is noted.
+            worker.ring();
+        }
     }
     Ok(())
 }

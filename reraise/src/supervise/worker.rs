@@ -4,20 +4,23 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::backend::{
-    Event, Exit, LaunchError, ProcessBackend, ProcessId, Scope, Signal, Step, Tree,
+    Event, Exit, LaunchError, Output, ProcessBackend, ProcessId, Scope, Signal, Step, Tree,
 };
 use crate::context::Context;
 use crate::error::{ExitCode, Fault, reason};
 use crate::lock::LockFile;
+use crate::logger::bell;
+use crate::logger::pipes::{self, Held, Side, Use};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::Files;
 use crate::service::Entry;
 use crate::slot::{self, Phase, Slot, SlotFile};
-use crate::supervise::launch::{self, Loaded, Under};
+use crate::supervise::launch::{self, Destination, Loaded, Under};
 use crate::supervise::link::Link;
 use crate::supervise::machine::{Action, Input, Machine, Outcome, State};
 use crate::supervise::news::News;
@@ -61,6 +64,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) owes_stop: bool,
     /// It has, or had, a run that an earlier worker launched.
     pub(super) has_adopted: bool,
+    /// What its output goes through.
+    pub(super) pipes: Held,
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
     /// What could not be written down, and is to be.
@@ -77,6 +82,7 @@ impl<B: ProcessBackend> Worker<B> {
         loop {
             if let State::Over(outcome) = *self.machine.state() {
                 self.link.tell(&News::Over(outcome));
+                self.pipes.settle();
                 return Ok(outcome);
             }
             // Copied to where it lies together with what else stays.
@@ -311,17 +317,7 @@ impl<B: ProcessBackend> Worker<B> {
     fn launch(&mut self, entry: &Entry, context: &Context) -> io::Result<Option<LaunchError>> {
         let failed = |e: io::Error| Ok(Some(not_yet(&e)));
         let run = run_number(self.me, self.backend.now());
-        let output = launch::output(&self.machine.config, context, &self.name, self.under);
-        let is_mute = output.is_err();
-        let output = match output {
-            Ok(output) => output,
-            Err((file, e)) => {
-                let fault = launch::log_fault(&self.name, &file, &e);
-                self.say(&fault.what);
-                self.link.tell(&News::Warning(fault));
-                Some("/dev/null".into())
-            }
-        };
+        let (output, pipes) = self.output(context);
         let launch = launch::prepare(entry, context, run, output);
         let main = match self.backend.spawn(launch) {
             Ok(main) => main,
@@ -346,11 +342,15 @@ impl<B: ProcessBackend> Worker<B> {
             is_done: false,
             raised: self.slot.raised + u32::from(self.slot.run != 0 && !self.slot.is_remnant),
             is_remnant: false,
-            is_mute,
+            pipes: pipes.to_byte(),
             continued: self.slot.continued,
         };
-        // A run that nobody could find again must not begin.
-        let noted = self.slot_file.write(&self.slot).and_then(|()| self.backend.release(main));
+        // A run that nobody could find again must not begin. And the logger knows whose
+        // words these are before the first one.
+        let noted = self.slot_file.write(&self.slot).and_then(|()| {
+            self.ring();
+            self.backend.release(main)
+        });
         if let Err(e) = noted {
             self.backend.signal(main, Signal::SIGKILL)?;
             // It was no run, and does not count as one.
@@ -361,6 +361,41 @@ impl<B: ProcessBackend> Worker<B> {
         let scope = Scope::Tree;
         self.tree = Some(Tree { main, run, is_ours: true, strays: Vec::new(), scope });
         Ok(None)
+    }
+
+    /// Where the output of the next run goes. It runs also where that is nowhere.
+    fn output(&mut self, context: &Context) -> (Output, Use) {
+        let config = &self.machine.config;
+        let nowhere = || Output::File("/dev/null".into());
+        let failed = match launch::destination(config, context, &self.name, self.under) {
+            Destination::Ours => return (Output::Ours, self.pipes.none()),
+            Destination::Nowhere => return (nowhere(), self.pipes.none()),
+            Destination::Logger { is_split } => match self.pipes.next(&self.files.own, is_split) {
+                Ok(used) => {
+                    let path = |side| pipes::path(&self.files.own, side, used.turn);
+                    let err = is_split.then(|| path(Side::Err));
+                    return (Output::Pipes { out: path(Side::Out), err }, used);
+                }
+                Err(e) => (pipes::path(&self.files.own, Side::Out, false), e),
+            },
+            Destination::File(file) => match launch::make_log(&file) {
+                Ok(()) => return (Output::File(file), self.pipes.none()),
+                Err(e) => (file, e),
+            },
+        };
+        let fault = launch::log_fault(&self.name, &failed.0, &failed.1);
+        self.say(&fault.what);
+        self.link.tell(&News::Warning(fault));
+        (nowhere(), self.pipes.none())
+    }
+
+    /// Tells the logger that something has changed.
+    pub(super) fn ring(&self) {
+        if Use::from_byte(self.slot.pipes).is_kept
+            && let Some(state) = self.files.own.parent().and_then(Path::parent)
+        {
+            bell::ring(state, self.name.as_str());
+        }
     }
 
     pub(super) fn publish(&mut self) {

@@ -142,7 +142,9 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     /// An empty one.
     pub(crate) fn new() -> Self {
-        let root = tempfile::Builder::new().prefix("reraise-it-").tempdir().unwrap();
+        // As getcwd(3) has it: on macOS the place for such things is behind a link.
+        let place = std::env::temp_dir().canonicalize().unwrap();
+        let root = tempfile::Builder::new().prefix("reraise-it-").tempdir_in(place).unwrap();
         let guarded = guard::Guarded::new(root.path());
         let at = |name: &str| root.path().join(name);
         let (d, p, l) = (at("d"), at("p"), at("l"));

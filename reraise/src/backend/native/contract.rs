@@ -55,3 +55,9 @@ const _: fn(&mut sys::EventQueue, BorrowedFd<'_>, u64) -> Result<()> =
 const _: fn(&mut sys::EventQueue, BorrowedFd<'_>) = sys::EventQueue::forget_readable;
 const _: fn(&mut sys::EventQueue, Option<Duration>) -> Result<Option<sys::Event>> =
     sys::EventQueue::next;
+const _: bool = sys::MOVES;
+const _: fn(BorrowedFd<'_>, BorrowedFd<'_>, u64, usize) -> Result<usize> = sys::move_bytes;
+const _: fn() -> Result<sys::Peephole> = sys::Peephole::new;
+const _: fn(&sys::Peephole, BorrowedFd<'_>, &mut [u8]) -> Result<usize> = sys::Peephole::look;
+const _: fn(BorrowedFd<'_>) -> usize = sys::unread;
+const _: fn(BorrowedFd<'_>, i32) = sys::enlarge;

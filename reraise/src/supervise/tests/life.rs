@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::bench::{Bench, End, secs, write_script};
 use crate::backend::fake::Behaviour;
-use crate::backend::{Exit, LaunchError, Signal, Step};
+use crate::backend::{Exit, LaunchError, Output, Signal, Step};
 use crate::control::Reader;
 use crate::record::Phase;
 use crate::slot;
@@ -85,7 +85,8 @@ fn a_start_that_succeeds() {
     assert_eq!((slot.phase, slot.started, slot.process()), (slot::Phase::Up, true, main));
     let launch = &bench.fake.started()[0].launch;
     assert_eq!(launch.environment.value("A"), Some(&b"1"[..]));
-    assert_eq!(launch.output, Some(bench.dir.path().join("l/web/current")));
+    let out = bench.files.file("out0");
+    assert_eq!(launch.output, Output::Pipes { out, err: None });
 }
 
 #[test]
@@ -270,10 +271,9 @@ fn a_run_that_could_not_be_written_down_is_tried_again_and_counts_once() {
 #[test]
 fn a_log_that_cannot_be_written_does_not_lose_the_service() {
     let bench = Bench::new("", [Behaviour::waits()]);
-    fs::remove_dir(bench.dir.path().join("l")).unwrap();
-    fs::write(bench.dir.path().join("l"), "").unwrap();
+    fs::create_dir_all(bench.files.file("out0")).unwrap();
     assert_eq!(bench.run(bench.start()), End::Quiet);
-    assert_eq!(bench.fake.started()[0].launch.output, Some("/dev/null".into()));
+    assert_eq!(bench.fake.started()[0].launch.output, Output::File("/dev/null".into()));
     assert_eq!(bench.record().unwrap().phase, Phase::Run);
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bench::{Bench, End, secs};
 use crate::backend::fake::{Behaviour, Offspring};
-use crate::backend::{Exit, ProcessBackend, Signal};
+use crate::backend::{Exit, Output, ProcessBackend, Signal};
 use crate::record::Phase;
 use crate::supervise::begin::Task;
 use crate::supervise::launch::Under;
@@ -143,7 +143,11 @@ fn hangup_is_for_workers_in_the_foreground() {
         bench.fake.signal_us(secs(20), Signal::SIGHUP);
         assert_eq!(bench.run(bench.start()), end);
         let output = &bench.fake.started()[0].launch.output;
-        assert_eq!(output.is_none(), under == Under::Nobody, "by hand the terminal is the log");
+        assert_eq!(
+            *output == Output::Ours,
+            under == Under::Nobody,
+            "by hand the terminal is the log"
+        );
     }
 }
 

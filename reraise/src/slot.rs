@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::backend::ProcessId;
+use crate::backend::{Exit, ProcessId};
 
 /// What a worker was doing when it last wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +75,10 @@ pub struct Slot {
     pub pipes: u8,
     /// How often its worker was stopped and continued since then.
     pub continued: u32,
+    /// How the last run ended, where one has.
+    pub last: Option<Exit>,
+    /// That was the end of its work, and no failure.
+    pub is_done: bool,
 }
 
 /// Length on disk.
@@ -140,6 +144,8 @@ impl Slot {
         }
         out[72] = self.pipes;
         out[73] = u8::from(self.is_remnant);
+        (out[74], out[75]) = encode_exit(self.last);
+        out[75] |= u8::from(self.is_done) << 7;
         out[76..80].copy_from_slice(&self.continued.to_le_bytes());
         let sum = checksum(&out[..SIZE - 8]);
         out[SIZE - 8..].copy_from_slice(&sum.to_le_bytes());
@@ -175,7 +181,30 @@ impl Slot {
             until: number(64),
             pipes: bytes[72],
             is_remnant: bytes[73] != 0,
+            last: decode_exit(bytes[74], bytes[75] & 0x7f),
+            is_done: bytes[75] & 0x80 != 0,
         }))
+    }
+}
+
+/// An exit as two bytes: its number, and of which kind it is.
+fn encode_exit(exit: Option<Exit>) -> (u8, u8) {
+    match exit {
+        None => (0, 0),
+        Some(Exit::Code(code)) => (code as u8, 1),
+        Some(Exit::Signal { number, core: false }) => (number as u8, 2),
+        Some(Exit::Signal { number, core: true }) => (number as u8, 3),
+        Some(Exit::Unknown) => (0, 4),
+    }
+}
+
+fn decode_exit(number: u8, kind: u8) -> Option<Exit> {
+    let number = i32::from(number);
+    match kind {
+        1 => Some(Exit::Code(number)),
+        2 | 3 => Some(Exit::Signal { number, core: kind == 3 }),
+        4 => Some(Exit::Unknown),
+        _ => None,
     }
 }
 
@@ -303,6 +332,8 @@ mod tests {
             pipes: 5,
             is_remnant: true,
             continued: 7,
+            last: Some(Exit::Signal { number: 11, core: true }),
+            is_done: true,
         }
     }
 
@@ -321,6 +352,18 @@ mod tests {
         for (number, phase) in Phase::ALL.into_iter().enumerate() {
             assert_eq!(phase as usize, number);
             let slot = Slot { phase, ..sample() };
+            assert_eq!(Slot::decode(&slot.encode()), Some(Found::Slot(slot)));
+        }
+    }
+
+    #[test]
+    fn every_exit_comes_back() {
+        let codes = [0, 1, 255].map(Exit::Code);
+        let signals = [(9, false), (64, false), (11, true)];
+        let signals = signals.map(|(number, core)| Exit::Signal { number, core });
+        let known = codes.into_iter().chain(signals).chain([Exit::Unknown]).map(Some);
+        for (last, is_done) in known.chain([None]).flat_map(|l| [(l, false), (l, true)]) {
+            let slot = Slot { last, is_done, ..sample() };
             assert_eq!(Slot::decode(&slot.encode()), Some(Found::Slot(slot)));
         }
     }

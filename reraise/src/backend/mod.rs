@@ -170,10 +170,17 @@ impl LaunchError {
     /// something, or somebody is writing the script.
     #[must_use]
     pub fn is_temporary(self) -> bool {
-        matches!(
-            self.errno,
-            libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ETXTBSY | libc::EINTR
-        )
+        match self.errno {
+            libc::EAGAIN
+            | libc::ENOMEM
+            | libc::EMFILE
+            | libc::ENFILE
+            | libc::ETXTBSY
+            | libc::EINTR => true,
+            // What is written down before a run begins could not be.
+            libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::EIO => self.step == Step::Fork,
+            _ => false,
+        }
     }
 
     /// The exit code that a shell gives for it: 127 for a program that is not

@@ -92,6 +92,8 @@ struct Keeper {
     registry: Registry,
     connections: BTreeMap<u64, Connection>,
     next_token: u64,
+    /// When to listen again, see `peers`.
+    deaf: Option<Duration>,
     /// Workers that are our children, and the connection of each.
     workers: BTreeMap<i32, (ServiceName, u64)>,
     /// The connection of each service's worker.
@@ -306,6 +308,7 @@ impl Keeper {
             registry: Registry::default(),
             connections: BTreeMap::new(),
             next_token: LISTENER + 1,
+            deaf: None,
             workers: BTreeMap::new(),
             links: BTreeMap::new(),
             adopted: BTreeMap::new(),

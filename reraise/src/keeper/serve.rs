@@ -67,6 +67,9 @@ impl Keeper {
                     }
                 }
                 Ok(None) => {
+                    if self.deaf.is_some_and(|until| until <= now()) {
+                        self.listen_again();
+                    }
                     self.flush_all();
                     let effects = self.registry.tick(now());
                     self.carry_out(effects);
@@ -90,8 +93,8 @@ impl Keeper {
             }
             self.flush_answers();
         }
-        let due = self.registry.deadline().into_iter();
-        let due = due.chain(self.patience).chain(self.logger.deadline()).min();
+        let due = [self.registry.deadline(), self.patience, self.deaf, self.logger.deadline()];
+        let due = due.into_iter().flatten().min();
         let left = due.map(|due| due.saturating_sub(now()));
         let nap = (!self.behind.is_empty()).then_some(self.patience_with_peers);
         let left = left.into_iter().chain(nap).min();

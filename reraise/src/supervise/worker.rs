@@ -11,7 +11,7 @@ use crate::backend::{
     Event, Exit, LaunchError, Output, ProcessBackend, ProcessId, Scope, Signal, Step, Tree,
 };
 use crate::context::Context;
-use crate::error::{ExitCode, Fault};
+use crate::error::{ExitCode, Fault, reason};
 use crate::lock::LockFile;
 use crate::logger::bell;
 use crate::logger::pipes::{self, Held, Side, Use};
@@ -68,6 +68,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) pipes: Held,
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
+    /// What could not be written down, and is to be.
+    pub(super) unwritten: publish::Unwritten,
     pub(super) _lock: LockFile,
 }
 
@@ -86,7 +88,8 @@ impl<B: ProcessBackend> Worker<B> {
             // Copied to where it lies together with what else stays.
             self.machine.config = self.machine.config.clone();
             let others = self.others.map(|(at, ..)| at);
-            let due = [self.machine.deadline(), self.link.deadline(), others];
+            let unwritten = self.unwritten.deadline();
+            let due = [self.machine.deadline(), self.link.deadline(), others, unwritten];
             let due = due.into_iter().flatten().min();
             let event = self.backend.next_event(due)?;
             self.on_event(event)?;
@@ -125,6 +128,9 @@ impl<B: ProcessBackend> Worker<B> {
                 let exit = self.known(exit);
                 self.others = None;
                 let alone = self.is_alone()?;
+                if alone && self.is_stopping() {
+                    self.name_detached()?;
+                }
                 self.feed(Input::Ended { exit, alone })?;
                 if !alone {
                     self.signal_orphans()?;
@@ -172,7 +178,7 @@ impl<B: ProcessBackend> Worker<B> {
     /// We were stopped, and somebody has found that.
     fn on_continued(&mut self) -> io::Result<()> {
         self.slot.continued += 1;
-        self.slot_file.write(&self.slot)?;
+        self.unwritten.slot();
         self.say(&format!("its worker was stopped, and goes on ({})", self.slot.continued));
         self.publish();
         Ok(())
@@ -234,8 +240,7 @@ impl<B: ProcessBackend> Worker<B> {
         }
         // A kill that came too early for a fork is repeated when that is seen.
         if self.is_ending() && !self.machine.is_alive() && self.tree.is_some() && self.is_alone()? {
-            self.tree = None;
-            return self.feed(Input::Alone);
+            return self.tree_gone();
         }
         Ok(())
     }
@@ -274,9 +279,13 @@ impl<B: ProcessBackend> Worker<B> {
             return self.launch(&loaded.entry, &context);
         }
         // Not kept in memory: it is large, and needed for a moment only.
-        let Some(context) = Context::read(&self.files.file("context")) else {
-            self.say("the surroundings that it was started with are gone");
-            return Ok(Some(LaunchError { step: Step::Exec, errno: libc::ENOENT }));
+        let context = match Context::kept(&self.files.file("context")) {
+            Ok(Some(context)) => context,
+            Ok(None) => {
+                self.say("the surroundings that it was started with are gone");
+                return Ok(Some(LaunchError { step: Step::Exec, errno: libc::ENOENT }));
+            }
+            Err(e) => return Ok(Some(not_yet(&e))),
         };
         match launch::load(&context, &self.name) {
             Ok(loaded) => {
@@ -291,6 +300,11 @@ impl<B: ProcessBackend> Worker<B> {
                 }
                 self.launch(&loaded.entry, &context)
             }
+            // The system's trouble, and not the script's.
+            Err(fault) if fault.code == ExitCode::System => {
+                self.say(&fault.what);
+                Ok(Some(LaunchError { step: Step::Fork, errno: libc::EAGAIN }))
+            }
             Err(fault) => {
                 self.say(&fault.what);
                 let errno =
@@ -301,10 +315,7 @@ impl<B: ProcessBackend> Worker<B> {
     }
 
     fn launch(&mut self, entry: &Entry, context: &Context) -> io::Result<Option<LaunchError>> {
-        let failed = |e: io::Error| {
-            let errno = e.raw_os_error().unwrap_or(libc::EINVAL);
-            Ok(Some(LaunchError { step: Step::Fork, errno }))
-        };
+        let failed = |e: io::Error| Ok(Some(not_yet(&e)));
         let run = run_number(self.me, self.backend.now());
         let (output, pipes) = self.output(context);
         let launch = launch::prepare(entry, context, run, output);
@@ -313,6 +324,7 @@ impl<B: ProcessBackend> Worker<B> {
             Err(e) => return failed(e),
         };
         let history = self.machine.history();
+        let before = self.slot;
         self.slot = Slot {
             phase: Phase::Launching,
             started: history.started,
@@ -326,6 +338,8 @@ impl<B: ProcessBackend> Worker<B> {
             since: nanoseconds(self.backend.now()),
             until: 0,
             rung: 0,
+            last: self.machine.last_exit(),
+            is_done: false,
             raised: self.slot.raised + u32::from(self.slot.run != 0 && !self.slot.is_remnant),
             is_remnant: false,
             pipes: pipes.to_byte(),
@@ -339,6 +353,9 @@ impl<B: ProcessBackend> Worker<B> {
         });
         if let Err(e) = noted {
             self.backend.signal(main, Signal::SIGKILL)?;
+            // It was no run, and does not count as one.
+            self.slot = before;
+            self.unwritten.slot();
             return failed(e);
         }
         let scope = Scope::Tree;
@@ -381,9 +398,21 @@ impl<B: ProcessBackend> Worker<B> {
         }
     }
 
-    fn publish(&mut self) {
-        if let Err(e) = publish::publish(self) {
-            self.say(&format!("cannot write its record: {e}"));
+    pub(super) fn publish(&mut self) {
+        match publish::publish(self) {
+            Ok(is_all) => {
+                if self.unwritten.is_written(is_all) {
+                    self.say("its record is written again");
+                }
+            }
+            Err(e) => {
+                if self.unwritten.failed(self.backend.now()) {
+                    self.say(&format!(
+                        "cannot write its record, and goes on trying: {}",
+                        reason(&e)
+                    ));
+                }
+            }
         }
     }
 
@@ -404,6 +433,11 @@ impl<B: ProcessBackend> Worker<B> {
         let _ = fs::remove_file(self.files.file("strays"));
         let _ = fs::remove_file(self.files.file("exit"));
     }
+}
+
+/// What could not be done before there was a run.
+fn not_yet(e: &io::Error) -> LaunchError {
+    LaunchError { step: Step::Fork, errno: e.raw_os_error().unwrap_or(libc::EINVAL) }
 }
 
 /// Nanoseconds, as a slot keeps them.

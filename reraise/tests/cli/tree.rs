@@ -257,7 +257,9 @@ fn detached_ones_may_live_if_the_script_says_so() {
     let pids = [(); 2].map(|()| s.knows(facts.number()));
     let main = s.pid("web");
     let daemon = pids.into_iter().find(|&pid| pid != main).unwrap();
-    s.ok(&["stop", "web"]);
+    // It is named.
+    let words = format!("these processes live on (config_detach=yes): {daemon}\n    ");
+    s.reraise(&["stop", "web"]).expect(0).says(&words).says(&format!("kill {daemon}\n"));
     assert!(is_alive(daemon) && !is_alive(main));
 }
 

@@ -12,9 +12,11 @@ use super::up::{self, Leaving};
 use super::{Keeper, LISTENER, Next, now};
 use crate::backend::native::QueueEvent;
 use crate::control::Frame;
+use crate::history::asked::Asked;
 use crate::lock;
 use crate::messages;
 use crate::name::ServiceName;
+use crate::paths::Files;
 use crate::supervise::link::{Request, micros};
 use crate::zone;
 
@@ -177,9 +179,17 @@ impl Keeper {
                     "restart" => Request::Restart,
                     _ => return self.is_too_old_for(token, &name),
                 };
+                self.note_asker(&name, verb, &rest);
                 self.on_request(token, name, request);
             }
         }
+    }
+
+    /// Notes who asks, for whoever wants to know why.
+    fn note_asker(&self, name: &ServiceName, verb: &str, rest: &Frame) {
+        let fields = rest.texts().unwrap_or_default();
+        let file = Files::of(&self.command.piddir, self.me, name).file("asked");
+        let _ = Asked::note(&file, verb, fields.get(1).copied().unwrap_or_default());
     }
 
     fn on_request(&mut self, client: Client, name: ServiceName, request: Request) {

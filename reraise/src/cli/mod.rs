@@ -2,6 +2,7 @@
 //! line apart and nothing else.
 
 mod act;
+mod asker;
 mod clean;
 mod client;
 mod console;
@@ -158,7 +159,8 @@ enum Command {
 }
 
 /// What only Reraise says to itself, as the first word: the rest is the command
-/// line of another user's `reraise`, which has started us as the owner of services.
+/// line of another user's `reraise`, which has started us as the owner of services,
+/// and says after `=` who that is.
 pub(crate) const AS_OWNER: &str = "--as-owner";
 /// Likewise: the web server of the demonstration, with the file that tells its
 /// port. clap knows neither of them, or its hints and errors would name them.
@@ -169,6 +171,8 @@ pub(crate) struct Setting {
     pub(crate) dirs: Dirs,
     /// Started by another user's `reraise`, see [`elevate`].
     pub(crate) as_owner: bool,
+    /// Who has started that one, as they say.
+    asked_by: Option<String>,
     /// The pid of our keeper, asked for once.
     keeper: OnceCell<Option<i32>>,
     /// Our directory of records, opened once.
@@ -187,6 +191,11 @@ impl Setting {
             Some(records) => Record::read_in(records.as_fd(), name.as_str().as_ref(), &[me]),
             None => Record::read(&self.dirs.piddir(me).join(name.as_str()), &[me]),
         }
+    }
+
+    /// Who asks, see [`asker`].
+    pub(crate) fn asker(&self) -> String {
+        self.asked_by.clone().unwrap_or_else(asker::describe)
     }
 
     /// The pid of our keeper, if it lives and knows how its workers are.
@@ -221,7 +230,10 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
     {
         return demo::serve(port_file);
     }
-    let as_owner = words.get(1).is_some_and(|first| first == AS_OWNER);
+    let first = words.get(1).and_then(|first| first.to_str()?.strip_prefix(AS_OWNER));
+    let asked_by = first.filter(|who| who.is_empty() || who.starts_with('='));
+    let asked_by = asked_by.map(|who| who.trim_start_matches('=').to_owned());
+    let as_owner = asked_by.is_some();
     if as_owner {
         words.remove(1);
         *offset = elevate::RAN;
@@ -249,6 +261,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Ok::<_, Fault>(Setting {
             dirs,
             as_owner,
+            asked_by,
             keeper: OnceCell::new(),
             records: OnceCell::new(),
         })

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use super::peers::Peer;
 use super::registry::{Client, Effect, End};
 use super::up::{self, Leaving};
-use super::{Keeper, LISTENER, Next, now};
+use super::{Keeper, LISTENER, Next, Token, now};
 use crate::backend::native::QueueEvent;
 use crate::control::Frame;
 use crate::history::asked::Asked;
@@ -161,6 +161,7 @@ impl Keeper {
         let Some((verb, rest)) = frame.split() else { return };
         match verb {
             "context" => connection.context = rest.bytes().into(),
+            "asker" => connection.asker = rest.split().map_or("", |(who, _)| who).to_owned(),
             "hello" => self.on_hello(token, &rest.texts().unwrap_or_default()),
             "upgrade" => self.on_upgrade(token, &rest.texts().unwrap_or_default()),
             "version" => self.on_version(token),
@@ -179,17 +180,17 @@ impl Keeper {
                     "restart" => Request::Restart,
                     _ => return self.is_too_old_for(token, &name),
                 };
-                self.note_asker(&name, verb, &rest);
+                self.note_asker(token, &name, verb);
                 self.on_request(token, name, request);
             }
         }
     }
 
     /// Notes who asks, for whoever wants to know why.
-    fn note_asker(&self, name: &ServiceName, verb: &str, rest: &Frame) {
-        let fields = rest.texts().unwrap_or_default();
-        let file = Files::of(&self.command.piddir, self.me, name).file("asked");
-        let _ = Asked::note(&file, verb, fields.get(1).copied().unwrap_or_default());
+    fn note_asker(&self, token: Token, name: &ServiceName, verb: &str) {
+        let who = self.connections.get(&token).map_or("", |c| &c.asker);
+        let _ =
+            Asked::note(&Files::of(&self.command.piddir, self.me, name).file("asked"), verb, who);
     }
 
     fn on_request(&mut self, client: Client, name: ServiceName, request: Request) {

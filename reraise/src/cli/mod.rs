@@ -5,10 +5,12 @@ mod act;
 mod asker;
 mod clean;
 mod client;
+mod clock;
 mod console;
 mod demo;
 mod doctor;
 mod elevate;
+mod events;
 mod list;
 mod select;
 mod skeleton;
@@ -136,6 +138,20 @@ enum Command {
     /// it is. The keeper becomes the new program, with its pid, and then one worker after the
     /// other is replaced. No service is restarted, or notices.
     Upgrade,
+    /// Show what became of services: each start, end, stop, and who asked for it
+    Events {
+        /// Names or patterns ('http-*'); all when there is none
+        patterns: Vec<OsString>,
+        /// Go on, and show what happens from now on
+        #[arg(long, short)]
+        follow: bool,
+        /// Show the last LINES
+        #[arg(long, short = 'n', value_name = "LINES", default_value_t = 100)]
+        lines: usize,
+        /// As JSON, an object on each line, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove records of services that do not run
     Clean {
         /// Names or patterns ('http-*'); all when there is none
@@ -281,6 +297,9 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         }
         Command::Restart { patterns, no_wait } => {
             act::run(&setting(given)?, &patterns, act::Verb::Restart { wait: !no_wait })
+        }
+        Command::Events { patterns, follow, lines, json } => {
+            events::run(&setting(given)?, &patterns, &events::Wish { follow, lines, json })
         }
         Command::Up { patterns } => up::run(&setting(given)?, &patterns),
         Command::Upgrade => upgrade::run(&setting(given)?),

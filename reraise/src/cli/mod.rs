@@ -7,6 +7,7 @@ mod clean;
 mod client;
 mod clock;
 mod console;
+mod deaths;
 mod demo;
 mod doctor;
 mod elevate;
@@ -19,6 +20,7 @@ mod up;
 mod upgrade;
 mod usage;
 mod users;
+mod why;
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
@@ -149,6 +151,15 @@ enum Command {
         #[arg(long, short = 'n', value_name = "LINES", default_value_t = 100)]
         lines: usize,
         /// As JSON, an object on each line, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain why services are as they are: what happened, what comes next, what to do
+    Why {
+        /// Names or patterns ('http-*')
+        #[arg(required = true)]
+        names: Vec<OsString>,
+        /// As JSON, for programs
         #[arg(long)]
         json: bool,
     },
@@ -301,6 +312,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Events { patterns, follow, lines, json } => {
             events::run(&setting(given)?, &patterns, &events::Wish { follow, lines, json })
         }
+        Command::Why { names, json } => why::run(&setting(given)?, &names, json),
         Command::Up { patterns } => up::run(&setting(given)?, &patterns),
         Command::Upgrade => upgrade::run(&setting(given)?),
         Command::Clean { patterns } => clean::run(&setting(given)?, &patterns),

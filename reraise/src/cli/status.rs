@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use reraise::backend::native;
 use reraise::error::{ExitCode, Fault};
 use reraise::failing::Failing;
+use reraise::history::{self, deaths::Death};
 use reraise::legacy;
 use reraise::name::ServiceName;
 use reraise::paths::{self, Files};
@@ -22,7 +23,7 @@ use reraise::service::Entry;
 
 use super::console::Paint;
 use super::select::select;
-use super::{Setting, console};
+use super::{Setting, console, deaths};
 
 /// The version of what `--json` prints; it grows when a field changes meaning.
 const SCHEMA: u32 = 1;
@@ -46,7 +47,7 @@ pub(crate) enum State {
 }
 
 impl State {
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::NotRunning => "not-running",
             Self::NotExecutable => "not-executable",
@@ -61,7 +62,7 @@ impl State {
         }
     }
 
-    fn colour(self) -> u8 {
+    pub(crate) fn colour(self) -> u8 {
         match self {
             Self::Running => 32,
             Self::Starting | Self::Stopping | Self::Stop => 33,
@@ -232,6 +233,11 @@ pub(crate) fn run(
 ) -> Result<ExitCode, Fault> {
     let found = select(setting, patterns)?;
     let rows = look_at_all(setting, &found.services);
+    let last = |name: &ServiceName, entry| last_death(setting, name, entry);
+    let lasts: Vec<Option<Death>> = match long || json {
+        true => rows.iter().map(|(name, entry, _)| last(name, *entry)).collect(),
+        false => Vec::new(),
+    };
     let usage = if long {
         long::usage(rows.iter().map(|(.., seen)| seen)).map_err(|e| {
             Fault::new(ExitCode::System, "the processes", format!("cannot be listed: {e}"), "")
@@ -243,11 +249,11 @@ pub(crate) fn run(
         let services: Vec<Value> = rows
             .iter()
             .enumerate()
-            .map(|(i, (name, entry, seen))| as_json(name, *entry, seen, usage.get(i)))
+            .map(|(i, (name, entry, seen))| as_json(name, *entry, seen, usage.get(i), lasts[i]))
             .collect();
         console::line(&json!({"version": SCHEMA, "services": services}).to_string());
     } else {
-        print(&rows, &usage);
+        print(&rows, &usage, &lasts);
     }
     for (name, entry, seen) in &rows {
         if let Some(trouble) = &seen.trouble {
@@ -284,7 +290,11 @@ fn look_at_all<'a>(
     services.iter().map(row).collect()
 }
 
-fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Usage>]) {
+fn print(
+    rows: &[(&ServiceName, Option<&Entry>, Seen)],
+    usage: &[Option<long::Usage>],
+    lasts: &[Option<Death>],
+) {
     let paint = Paint::new();
     let width = rows.iter().map(|(name, ..)| name.as_str().chars().count()).max();
     let width = width.unwrap_or(0).max(18);
@@ -296,6 +306,9 @@ fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Us
             Some(record) if seen.state.has_details() => {
                 text.push_str(" # (");
                 details(&mut text, record, seen, usage.get(i).and_then(Option::as_ref));
+                if let Some(death) = lasts.get(i).and_then(Option::as_ref) {
+                    let _ = write!(text, ", last-death=\"{}\"", deaths::summary(death));
+                }
                 text.push(')');
             }
             _ => text.truncate(text.trim_end().len()),
@@ -362,11 +375,19 @@ impl fmt::Display for Clock {
     }
 }
 
+/// The last end of a run, where that may be read.
+fn last_death(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Option<Death> {
+    let owner = entry.map_or(setting.dirs.uid(), |entry| entry.uid);
+    let files = Files::of(&setting.dirs.piddir(owner), owner, name);
+    history::deaths::read_all(&files.file("deaths")).pop()
+}
+
 fn as_json(
     name: &ServiceName,
     entry: Option<&Entry>,
     seen: &Seen,
     usage: Option<&Option<long::Usage>>,
+    last_death: Option<Death>,
 ) -> Value {
     let record = seen.record.as_ref();
     let mut value = json!({
@@ -383,6 +404,7 @@ fn as_json(
         "worker_failures": seen.failing.map_or(0, |f| f.failures),
         "watched": record.map(|_| !seen.is_unwatched),
         "output_lost": record.and_then(|r| r.more).map(|m| m.is_mute),
+        "last_death": last_death.map(|death| deaths::as_json(&death)),
     });
     if let Some(usage) = usage {
         value["tree"] = usage.map_or(Value::Null, long::Usage::to_json);

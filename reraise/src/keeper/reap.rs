@@ -96,6 +96,9 @@ impl Keeper {
         if let Err(e) = slot::leave_status(&files.file("exit"), run, status) {
             messages::say(name.as_str(), &format!("cannot keep its exit code: {e}"));
         }
+        if let Some(usage) = native::usage_of_ended(pid) {
+            let _ = slot::leave_usage(&files.file("exit"), run, usage);
+        }
     }
 
     /// Reads what a dead worker has said last, up to the end, which closes the

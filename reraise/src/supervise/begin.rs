@@ -17,6 +17,7 @@ use crate::name::ServiceName;
 use crate::paths::{self, Files};
 use crate::record::Record;
 use crate::slot::{Found, Phase, Slot, SlotFile, left_status};
+use crate::supervise::chronicle;
 use crate::supervise::launch::{self, Loaded, Under};
 use crate::supervise::link::Link;
 use crate::supervise::machine::{Input, Machine, Outcome};
@@ -180,9 +181,12 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         pipes,
         published: None,
         unwritten: Unwritten::default(),
+        events: String::new(),
         _lock: lock,
     });
-    worker.begin(&given.task, beginning, remains)?;
+    let begun = worker.begin(&given.task, beginning, remains);
+    worker.write_events();
+    begun?;
     // Moved to where it lies together with what else stays: what was needed for
     // a moment is gone now.
     Ok(Some(Box::new(*worker)))
@@ -237,8 +241,8 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
     if end != Exit::Unknown {
         return Ok(Remains::Dead(end));
     }
-    let left = left_status(&files.file("exit"), slot.run);
-    Ok(Remains::Dead(left.map_or(Exit::Unknown, Exit::from_status)))
+    let left = left_status(&files.file("exit"), slot.run).map(Exit::from_status);
+    Ok(Remains::Dead(left.or_else(|| chronicle::known(files, slot.run)).unwrap_or(Exit::Unknown)))
 }
 
 impl<B: ProcessBackend> Worker<B> {
@@ -259,6 +263,7 @@ impl<B: ProcessBackend> Worker<B> {
             let scope = Scope::Tree;
             self.tree = Some(Tree { main, run, is_ours: false, strays, scope });
         }
+        self.note_beginning(task, beginning, remains);
         if let Task::Start { context, once, .. } = task {
             if let Err(e) = self.note_start(context, *once, beginning) {
                 let fault = Fault::system(&self.name, "cannot keep what it was started with", &e);

@@ -61,7 +61,10 @@ fn also_when_the_logger_was_killed_between_two_runs() {
     let s = Sandbox::new();
     let go = s.at("go");
     nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let body = format!("config_start_sec=0\necho one\nwhile ! read -r x <{}; do :; done\necho two", go.display());
+    let body = format!(
+        "config_start_sec=0\necho one\nwhile ! read -r x <{}; do :; done\necho two",
+        go.display()
+    );
     s.script("web", &body);
     s.up("web");
     let log = || s.log("web");

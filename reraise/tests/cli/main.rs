@@ -13,6 +13,7 @@ mod commands;
 #[cfg(target_os = "linux")]
 mod container;
 mod deaths;
+mod events;
 mod foreground;
 mod guarantees;
 mod innocent;
@@ -26,3 +27,4 @@ mod tree;
 mod up;
 #[cfg(target_os = "linux")]
 mod upgrade;
+mod why;

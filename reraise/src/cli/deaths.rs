@@ -3,9 +3,21 @@
 use serde_json::{Value, json};
 
 use reraise::backend::Exit;
-use reraise::history::deaths::{Cause, Death};
+use reraise::history::deaths::{self, Cause, Death};
+use reraise::paths::Files;
+use reraise::slot;
 
 use super::clock;
+
+/// The ends of a service's last runs, the oldest first. A worker that was quicker than
+/// its keeper does not know what the run has used, which was left a moment later.
+pub(super) fn read(files: &Files) -> Vec<Death> {
+    let mut all = deaths::read_all(&files.file("deaths"));
+    for death in all.iter_mut().filter(|death| death.usage.is_none()) {
+        death.usage = slot::left_usage(&files.file("exit"), death.run);
+    }
+    all
+}
 
 /// How long it lasted, seconds.
 pub(super) fn lasted(death: &Death) -> f64 {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use reraise::backend::native;
 use reraise::error::{ExitCode, Fault};
 use reraise::failing::Failing;
-use reraise::history::{self, deaths::Death};
+use reraise::history::deaths::Death;
 use reraise::legacy;
 use reraise::logger::report::Report;
 use reraise::name::ServiceName;
@@ -400,7 +400,7 @@ impl fmt::Display for Clock {
 fn last_death(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Option<Death> {
     let owner = entry.map_or(setting.dirs.uid(), |entry| entry.uid);
     let files = Files::of(&setting.dirs.piddir(owner), owner, name);
-    history::deaths::read_all(&files.file("deaths")).pop()
+    deaths::read(&files).pop()
 }
 
 fn as_json(

@@ -195,6 +195,8 @@ impl<B: ProcessBackend> Worker<B> {
             return;
         }
         match *self.machine.state() {
+            // Of one that we have just adopted, its former worker has said that.
+            State::Running if self.published.is_none() => {}
             State::Running => self.event(Kind::Running, ""),
             State::Delay { until } => {
                 let delay = until.saturating_sub(self.backend.now()).as_secs_f64();

@@ -14,6 +14,7 @@ mod commands;
 #[cfg(target_os = "linux")]
 mod container;
 mod deaths;
+mod events;
 mod foreground;
 mod guarantees;
 mod innocent;
@@ -31,3 +32,4 @@ mod tree;
 mod up;
 #[cfg(target_os = "linux")]
 mod upgrade;
+mod why;

@@ -82,7 +82,9 @@ pub(super) fn explain(f: &Facts) -> Explanation {
         e.happened.push(lost.clone());
     }
     let runs = matches!(f.state, State::Running | State::Starting | State::Stopping);
-    if !runs && let Some(hint) = f.deaths.last().and_then(hints::of) {
+    // What has ended as it may needs no explanation.
+    let is_odd = !runs && f.state != State::Done;
+    if is_odd && let Some(hint) = f.deaths.last().and_then(hints::of) {
         e.todo.insert(0, hint.to_owned());
     }
     if let Some(owner) = f.owner.as_ref().filter(|_| !f.is_open) {

@@ -13,7 +13,7 @@ use reraise::config::{self, Config, LogTo, Place};
 use reraise::context::Context;
 use reraise::error::{ExitCode, Fault};
 use reraise::history::asked::Asked;
-use reraise::history::deaths::{self, Cause, Death};
+use reraise::history::deaths::{Cause, Death};
 use reraise::history::{events, tails};
 use reraise::lock::{self, Holder};
 use reraise::logger::report::Report;
@@ -27,7 +27,7 @@ use reraise::words;
 
 use crate::cli::status::{State, look};
 use crate::cli::users::Users;
-use crate::cli::{Setting, act};
+use crate::cli::{Setting, act, deaths};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -93,7 +93,7 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
     // First what changes: a run that ends meanwhile is then told as a death as well.
     let seen = look(setting, name, entry);
     let slot = slot::read(&files.file("run")).filter(is_of_this_boot);
-    let deaths = deaths::read_all(&files.file("deaths"));
+    let deaths = deaths::read(&files);
     let context = Context::read(&files.file("context"));
     let logdir = context.as_ref().map_or_else(|| setting.dirs.logdir(owner), |c| c.logdir.clone());
     let (config, places) = entry.map(|e| read_config(e, context.as_ref())).unwrap_or_default();

@@ -2,6 +2,8 @@
 
 mod hints;
 
+use std::path::Path;
+
 use reraise::config::{KEYS, Restart};
 use reraise::history::asked::Asked;
 use reraise::history::deaths::Cause;
@@ -80,6 +82,9 @@ pub(super) fn explain(f: &Facts) -> Explanation {
     }
     if let Some(lost) = &f.lost {
         e.happened.push(lost.clone());
+        if let Some(directory) = f.log.as_deref().and_then(Path::parent) {
+            e.todo.push(format!("ls -ld {0}; df -h {0}", directory.display()));
+        }
     }
     let runs = matches!(f.state, State::Running | State::Starting | State::Stopping);
     // What has ended as it may needs no explanation.

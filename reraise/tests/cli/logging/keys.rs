@@ -193,7 +193,8 @@ fn log_after_is_run_for_each_file_and_again_after_a_failure() {
     s.script("web", &script);
     let mut command = s.command(&["start", "web"]);
     s.run(command.env("WHO", "me")).expect(0);
-    let mut ear = fs::OpenOptions::new().write(true).open(s.at("ear")).unwrap();
+    // Read-write: while the service is busy, nobody else has it open.
+    let mut ear = fs::OpenOptions::new().read(true).write(true).open(s.at("ear")).unwrap();
     ear.write_all(b"1\n").unwrap();
     assert_eq!(ran.line(), "broken");
     wait_for("it to be said", || s.messages().contains("config_log_after failed for "));

@@ -37,7 +37,7 @@ cfg_if::cfg_if! {
         pub use identity::{boot_id, born, disable_pidfd, exit_status, has_handles, is_stopped, pid_space, send};
         pub use kqueue::Event;
         pub use ours::{children, close_from, descendants, processes, set_title, variable};
-        pub use posix::{code, discard, first_stack, fork_beside, fork_onto, guard, knows_its_children, leave_first_stack, map_memory, parent, peek_child, prepare_title, start_beside, usage_of_ended};
+        pub use posix::{code, discard, first_stack, fork_beside, fork_onto, guard, knows_its_children, leave_first_stack, map_memory, memory_kills, parent, peek_child, prepare_title, start_beside, usage_of_ended};
         pub use reaper::{KEEPS_ORPHANS, become_subreaper};
         pub use tree::Process;
 

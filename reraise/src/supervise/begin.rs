@@ -163,6 +163,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         has_adopted: remains != Remains::None,
         was_signalled: false,
         published: None,
+        memory_kills: None,
         events: String::new(),
         _lock: lock,
     });

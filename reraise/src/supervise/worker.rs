@@ -64,6 +64,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) has_adopted: bool,
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
+    /// See [`ProcessBackend::memory_kills`]: when the present run was young, or adopted.
+    pub(super) memory_kills: Option<u64>,
     /// What happened and was not written down yet, see [`crate::history::events`].
     pub(super) events: String,
     pub(super) _lock: LockFile,

@@ -174,6 +174,9 @@ pub fn prepare_title() {}
 /// See [`first_stack`].
 pub fn leave_first_stack(_first: (usize, usize)) {}
 
+/// The environment stays where it is.
+pub fn forget_environment() {}
+
 /// See [`first_stack`].
 pub fn guard(_page: usize) {}
 

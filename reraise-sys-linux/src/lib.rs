@@ -21,16 +21,18 @@
 mod identity;
 mod memory;
 mod ours;
+mod pipe;
 mod proc;
 mod queue;
 
 pub use identity::{born, disable_pidfd, exit_status, has_handles, send};
 pub use memory::memory_kills;
 pub use ours::{
-    become_subreaper, close_from, code, discard, first_stack, fork_beside, fork_onto, guard,
-    leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title, start_beside,
-    usage_of_ended,
+    become_subreaper, close_from, code, discard, first_stack, forget_environment, fork_beside,
+    fork_onto, guard, leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title,
+    start_beside, usage_of_ended,
 };
+pub use pipe::{MOVES, Peephole, enlarge, move_bytes, unread};
 pub use proc::{
     Process, boot_id, children, descendants, is_stopped, knows_its_children, pid_space, processes,
     variable,

@@ -166,6 +166,13 @@ pub fn leave_first_stack(first: (usize, usize)) {
     unsafe { libc::munmap(start, first.1 - from) };
 }
 
+/// Tells the C library that the environment is gone (clearenv(3)), for whoever asks it
+/// for something that looks there, as localtime_r(3) does for `TZ`.
+pub fn forget_environment() {
+    // SAFETY: single-threaded, and nobody keeps a pointer into it.
+    unsafe { libc::clearenv() };
+}
+
 /// Makes a page untouchable, so that a stack that grows into it is no silent
 /// damage (`mprotect(2)`).
 pub fn guard(page: usize) {

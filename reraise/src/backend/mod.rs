@@ -116,8 +116,26 @@ pub struct Launch {
     pub umask: Option<u32>,
     /// Limits to set, see [`Limit`].
     pub limits: Vec<Limit>,
-    /// A file that standard output and error are appended to; `None` keeps ours.
-    pub output: Option<PathBuf>,
+    /// Where standard output and error go.
+    pub output: Output,
+}
+
+/// Where the output of a program goes. Unless it is ours, it has no input.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Where ours goes.
+    #[default]
+    Ours,
+    /// Both are appended to this file.
+    File(PathBuf),
+    /// Into named pipes, which it holds open for reading as well: it never sees
+    /// SIGPIPE, and finds nobody missing.
+    Pipes {
+        /// For standard output.
+        out: PathBuf,
+        /// For standard error; the same one where there is none.
+        err: Option<PathBuf>,
+    },
 }
 
 /// One resource limit, as `getrlimit(2)` knows it.
@@ -182,10 +200,17 @@ impl LaunchError {
     /// something, or somebody is writing the script.
     #[must_use]
     pub fn is_temporary(self) -> bool {
-        matches!(
-            self.errno,
-            libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ETXTBSY | libc::EINTR
-        )
+        match self.errno {
+            libc::EAGAIN
+            | libc::ENOMEM
+            | libc::EMFILE
+            | libc::ENFILE
+            | libc::ETXTBSY
+            | libc::EINTR => true,
+            // What is written down before a run begins could not be.
+            libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::EIO => self.step == Step::Fork,
+            _ => false,
+        }
     }
 
     /// The exit code that a shell gives for it: 127 for a program that is not

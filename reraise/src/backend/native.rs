@@ -46,13 +46,15 @@ cfg_if::cfg_if! {
 
 pub use super::inherit::{close_all_but, inherited, set_inherited};
 pub use super::spawn::{
-    exec_beside, exit_now, fork_with, keep_only, note_ignored, note_stop, page_size, set_groups,
+    exec_beside, exit_now, fork_with, keep_only, note_ignored, note_stop, page_size,
+    raise_descriptor_limit, set_groups,
 };
 pub use sys::{
-    Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
-    children, close_from, code, disable_pidfd, discard, first_stack, fork_beside, fork_onto, guard,
-    has_handles, is_stopped, knows_its_children, leave_first_stack, map_memory, parent, peek_child,
-    pid_space, prepare_title, processes, send, set_title, start_beside, variable,
+    Event as QueueEvent, EventQueue, KEEPS_ORPHANS, MOVES, Peephole, Process, become_subreaper,
+    boot_id, born, children, close_from, code, disable_pidfd, discard, enlarge, first_stack,
+    forget_environment, fork_beside, fork_onto, guard, has_handles, is_stopped, knows_its_children,
+    leave_first_stack, map_memory, move_bytes, parent, peek_child, pid_space, prepare_title,
+    processes, send, set_title, start_beside, unread, variable,
 };
 
 mod census;

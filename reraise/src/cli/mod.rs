@@ -13,6 +13,7 @@ mod doctor;
 mod elevate;
 mod events;
 mod list;
+mod nearest;
 mod select;
 mod skeleton;
 mod status;
@@ -266,7 +267,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         *offset = elevate::RAN;
     }
     let mut command = Arguments::command().after_help(usage::exit_codes());
-    let matches = command.try_get_matches_from_mut(words);
+    let matches = command.try_get_matches_from_mut(words.clone());
     let arguments = match matches.and_then(|m| Arguments::from_arg_matches(&m)) {
         Ok(arguments) => arguments,
         // Whoever says nothing wants to know what there is to say.
@@ -274,10 +275,11 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
             console::complain(&usage::first_words(&command));
             return Ok(ExitCode::Usage);
         }
+        Err(e) if e.use_stderr() => return Err(usage::fault(&e, &command, &words)),
         Err(e) => {
             // Help and version are no errors, and go to standard output.
             let _ = e.print();
-            return Ok(if e.use_stderr() { ExitCode::Usage } else { ExitCode::Ok });
+            return Ok(ExitCode::Ok);
         }
     };
     let given = Given { dir: arguments.dir, piddir: arguments.piddir, logdir: arguments.logdir };

@@ -16,6 +16,7 @@ use reraise::error::{ExitCode, Fault};
 use reraise::failing::Failing;
 use reraise::history::deaths::Death;
 use reraise::legacy;
+use reraise::logger::report::Report;
 use reraise::name::ServiceName;
 use reraise::paths::{self, Files};
 use reraise::record::{Phase, Record};
@@ -245,15 +246,21 @@ pub(crate) fn run(
     } else {
         Vec::new()
     };
+    let reports: Vec<Report> = match long || json {
+        true => rows.iter().map(|(name, entry, _)| report(setting, name, *entry)).collect(),
+        false => Vec::new(),
+    };
     if json {
         let services: Vec<Value> = rows
             .iter()
             .enumerate()
-            .map(|(i, (name, entry, seen))| as_json(name, *entry, seen, usage.get(i), lasts[i]))
+            .map(|(i, (name, entry, seen))| {
+                as_json(name, *entry, seen, usage.get(i), &reports[i], lasts[i])
+            })
             .collect();
         console::line(&json!({"version": SCHEMA, "services": services}).to_string());
     } else {
-        print(&rows, &usage, &lasts);
+        print(&rows, &usage, &reports, &lasts);
     }
     for (name, entry, seen) in &rows {
         if let Some(trouble) = &seen.trouble {
@@ -276,6 +283,12 @@ pub(crate) fn run(
     Ok(ExitCode::of_all(codes.chain(unknown)))
 }
 
+/// What has become of its output.
+fn report(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Report {
+    let owner = entry.map_or(setting.dirs.uid(), |e| e.uid);
+    Report::read(&Files::of(&setting.dirs.piddir(owner), owner, name).own)
+}
+
 /// A service as it is selected, and what a look finds.
 type Row<'a> = (&'a ServiceName, Option<&'a Entry>, Seen);
 
@@ -291,10 +304,12 @@ fn look_at_all<'a>(
 }
 
 fn print(
-    rows: &[(&ServiceName, Option<&Entry>, Seen)],
+    rows: &[Row<'_>],
     usage: &[Option<long::Usage>],
+    reports: &[Report],
     lasts: &[Option<Death>],
 ) {
+    let silence = Report::default();
     let paint = Paint::new();
     let width = rows.iter().map(|(name, ..)| name.as_str().chars().count()).max();
     let width = width.unwrap_or(0).max(18);
@@ -305,7 +320,8 @@ fn print(
         match &seen.record {
             Some(record) if seen.state.has_details() => {
                 text.push_str(" # (");
-                details(&mut text, record, seen, usage.get(i).and_then(Option::as_ref));
+                let report = reports.get(i).unwrap_or(&silence);
+                details(&mut text, record, seen, usage.get(i).and_then(Option::as_ref), report);
                 if let Some(death) = lasts.get(i).and_then(Option::as_ref) {
                     let _ = write!(text, ", last-death=\"{}\"", deaths::summary(death));
                 }
@@ -319,7 +335,13 @@ fn print(
     let _ = console::text(text.as_bytes());
 }
 
-fn details(text: &mut String, record: &Record, seen: &Seen, usage: Option<&long::Usage>) {
+fn details(
+    text: &mut String,
+    record: &Record,
+    seen: &Seen,
+    usage: Option<&long::Usage>,
+    report: &Report,
+) {
     let pid = Number(record.pid);
     let worker = Number(record.worker);
     let exit = Number(record.exit);
@@ -338,9 +360,8 @@ fn details(text: &mut String, record: &Record, seen: &Seen, usage: Option<&long:
     }
     if let Some(usage) = usage {
         let _ = write!(text, ", {usage}");
-        // The messages of its worker say why.
-        if record.more.is_some_and(|m| m.is_mute) {
-            text.push_str(", output is lost");
+        if let Some(words) = report.words() {
+            let _ = write!(text, ", {words}");
         }
     }
     if seen.is_unwatched {
@@ -387,6 +408,7 @@ fn as_json(
     entry: Option<&Entry>,
     seen: &Seen,
     usage: Option<&Option<long::Usage>>,
+    report: &Report,
     last_death: Option<Death>,
 ) -> Value {
     let record = seen.record.as_ref();
@@ -403,7 +425,12 @@ fn as_json(
         "raised": record.and_then(|r| r.more).map(|m| m.raised),
         "worker_failures": seen.failing.map_or(0, |f| f.failures),
         "watched": record.map(|_| !seen.is_unwatched),
-        "output_lost": record.and_then(|r| r.more).map(|m| m.is_mute),
+        "output": {
+            "lost_lines": report.lost_lines,
+            "lost_bytes": report.lost_bytes,
+            "removed_bytes": report.removed_bytes,
+            "trouble": report.trouble,
+        },
         "last_death": last_death.map(|death| deaths::as_json(&death)),
     });
     if let Some(usage) = usage {

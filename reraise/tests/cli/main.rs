@@ -6,6 +6,7 @@
 //! waited for. Each test has a [`support::Sandbox`] of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod adoption;
 mod bad_input;
 mod bad_places;
 mod bad_records;
@@ -19,7 +20,11 @@ mod guarantees;
 mod innocent;
 mod keeper;
 mod lifecycle;
+#[cfg(target_os = "linux")]
+mod logging;
 mod resume;
+#[cfg(target_os = "linux")]
+mod steps;
 mod stopped;
 mod support;
 mod surroundings;

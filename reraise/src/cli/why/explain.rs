@@ -2,6 +2,8 @@
 
 mod hints;
 
+use std::path::Path;
+
 use reraise::config::{KEYS, Restart};
 use reraise::history::asked::Asked;
 use reraise::history::deaths::Cause;
@@ -78,9 +80,11 @@ pub(super) fn explain(f: &Facts) -> Explanation {
         e.happened.push(format!("{now} cannot be started: {what}"));
         e.todo.insert(0, advice.clone());
     }
-    if f.is_mute {
-        e.happened.push("its output is lost: its log could not be written".to_owned());
-        e.todo.push(format!("grep {} {}   # says why", f.name, f.messages.display()));
+    if let Some(lost) = &f.lost {
+        e.happened.push(lost.clone());
+        if let Some(directory) = f.log.as_deref().and_then(Path::parent) {
+            e.todo.push(format!("ls -ld {0}; df -h {0}", directory.display()));
+        }
     }
     let runs = matches!(f.state, State::Running | State::Starting | State::Stopping);
     // What has ended as it may needs no explanation.

@@ -16,6 +16,7 @@ use reraise::history::asked::Asked;
 use reraise::history::deaths::{Cause, Death};
 use reraise::history::{events, tails};
 use reraise::lock::{self, Holder};
+use reraise::logger::report::Report;
 use reraise::name::ServiceName;
 use reraise::paths::Files;
 use reraise::service::Entry;
@@ -51,7 +52,8 @@ pub(super) struct Facts {
     pub(super) raised: u32,
     pub(super) is_unwatched: bool,
     pub(super) is_legacy: bool,
-    pub(super) is_mute: bool,
+    /// What was lost of its output, and why.
+    pub(super) lost: Option<String>,
     /// Whether our keeper lives.
     pub(super) has_keeper: bool,
     /// Its workers have failed so often; the next one comes in so many seconds.
@@ -117,7 +119,7 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
         raised: more.map_or(0, |more| more.raised),
         is_unwatched: seen.is_unwatched,
         is_legacy: seen.is_legacy,
-        is_mute: more.is_some_and(|more| more.is_mute),
+        lost: Report::read(&files.own).words(),
         has_keeper: matches!(keeper, Ok(Holder::Pid(_))),
         failing: seen.failing.map(|f| (f.failures, f.until.saturating_sub(now).as_secs_f64())),
         wanted: Wanted::read(&files.own),

@@ -28,7 +28,7 @@ fn facts(state: State) -> Facts {
         raised: 0,
         is_unwatched: false,
         is_legacy: false,
-        is_mute: false,
+        lost: None,
         has_keeper: false,
         failing: None,
         wanted: None,

@@ -96,11 +96,11 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "running, mute",
-            Facts { is_mute: true, ..runs(State::Running) },
+            Facts { lost: Some("output is lost: x".to_owned()), ..runs(State::Running) },
             "running for 3 s",
             Some(("restart", "always", None)),
             "when it ends, it is raised again at once",
-            &["grep web /var/tmp/reraise/.reraise-500/messages   # says why"],
+            &["ls -ld /home/me/reraise.log/web; df -h /home/me/reraise.log/web"],
         ),
         case(
             "running, and cannot be raised",

@@ -14,6 +14,7 @@ mod elevate;
 mod events;
 mod list;
 mod nearest;
+mod rotate;
 mod select;
 mod skeleton;
 mod status;
@@ -163,6 +164,11 @@ enum Command {
         /// As JSON, for programs
         #[arg(long)]
         json: bool,
+    },
+    /// Begin new log files now
+    Rotate {
+        /// Names or patterns ('http-*'); all when there is none
+        patterns: Vec<OsString>,
     },
     /// Remove records of services that do not run
     Clean {
@@ -317,6 +323,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Why { names, json } => why::run(&setting(given)?, &names, json),
         Command::Up { patterns } => up::run(&setting(given)?, &patterns),
         Command::Upgrade => upgrade::run(&setting(given)?),
+        Command::Rotate { patterns } => rotate::run(&setting(given)?, &patterns),
         Command::Clean { patterns } => clean::run(&setting(given)?, &patterns),
         Command::Skeleton { name: None, .. } => skeleton::print(),
         Command::Skeleton { name: Some(name), command } => {

@@ -237,8 +237,10 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
     if end != Exit::Unknown {
         return Ok(Remains::Dead(end));
     }
-    let left = left_status(&files.file("exit"), slot.run);
-    Ok(Remains::Dead(left.map_or(Exit::Unknown, Exit::from_status)))
+    let left = left_status(&files.file("exit"), slot.run).map(Exit::from_status);
+    // Or the worker whose child it was has seen its end.
+    let seen = slot.last.filter(|_| slot.phase == Phase::Clearing);
+    Ok(Remains::Dead(left.or(seen).unwrap_or(Exit::Unknown)))
 }
 
 impl<B: ProcessBackend> Worker<B> {

@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::backend::{Exit, ProcessId};
+use crate::backend::{Exit, ProcessId, Usage};
 
 /// What a worker was doing when it last wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -303,11 +303,40 @@ pub fn leave_status(path: &Path, run: u64, status: i32) -> io::Result<()> {
 /// The wait status that was left for run `run`.
 #[must_use]
 pub fn left_status(path: &Path, run: u64) -> Option<i32> {
-    let bytes: [u8; 24] = fs::read(path).ok()?.try_into().ok()?;
+    let bytes = fs::read(path).ok()?;
+    let bytes: &[u8; 24] = bytes.first_chunk()?;
     let word =
         |at: usize| bytes[at..at + 8].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b));
     let is_whole = word(16) == checksum(&bytes[..16]) && word(0) == run;
     is_whole.then(|| i32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]))
+}
+
+/// Leaves beside the status what run `run` has used.
+///
+/// # Errors
+/// As `open(2)` and `write(2)`.
+pub fn leave_usage(path: &Path, run: u64, usage: Usage) -> io::Result<()> {
+    let words = [run, usage.cpu, usage.peak];
+    let mut bytes = [0; 32];
+    for (at, word) in words.iter().enumerate() {
+        bytes[8 * at..8 * at + 8].copy_from_slice(&word.to_le_bytes());
+    }
+    let sum = checksum(&bytes[..24]);
+    bytes[24..].copy_from_slice(&sum.to_le_bytes());
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NOFOLLOW);
+    options.open(path)?.write_all_at(&bytes, 24)
+}
+
+/// What run `run` has used, if that was left.
+#[must_use]
+pub fn left_usage(path: &Path, run: u64) -> Option<Usage> {
+    let bytes = fs::read(path).ok()?;
+    let bytes: &[u8; 32] = bytes.get(24..)?.first_chunk()?;
+    let word =
+        |at: usize| bytes[at..at + 8].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b));
+    let is_whole = word(24) == checksum(&bytes[..24]) && word(0) == run;
+    is_whole.then(|| Usage { cpu: word(8), peak: word(16) })
 }
 
 #[cfg(test)]
@@ -416,6 +445,11 @@ mod tests {
         leave_status(&path, 9, 256).unwrap();
         assert_eq!(left_status(&path, 9), Some(256));
         assert_eq!(left_status(&path, 8), None);
+        assert_eq!(left_usage(&path, 9), None);
+        let usage = Usage { cpu: 5, peak: u64::MAX };
+        leave_usage(&path, 9, usage).unwrap();
+        assert_eq!((left_status(&path, 9), left_usage(&path, 9)), (Some(256), Some(usage)));
+        assert_eq!(left_usage(&path, 8), None);
         fs::write(&path, b"torn").unwrap();
         assert_eq!(left_status(&path, 9), None);
     }

@@ -92,6 +92,15 @@ impl fmt::Display for Exit {
     }
 }
 
+/// What a process has used that has ended, together with what it has waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// CPU time, microseconds.
+    pub cpu: u64,
+    /// The most memory that was resident in one of them, bytes.
+    pub peak: u64,
+}
+
 /// A program to be started as a service.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
@@ -154,6 +163,27 @@ pub enum Step {
     Output = 3,
     /// `execve(2)`.
     Exec = 4,
+}
+
+impl Step {
+    /// From its number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        let all = [Self::Fork, Self::Limits, Self::Directory, Self::Output, Self::Exec];
+        all.into_iter().find(|step| *step as u8 == number)
+    }
+
+    /// What failed, in a word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fork => "fork",
+            Self::Limits => "limits",
+            Self::Directory => "directory",
+            Self::Output => "output",
+            Self::Exec => "exec",
+        }
+    }
 }
 
 /// Why a launch failed.
@@ -296,6 +326,12 @@ pub trait ProcessBackend {
 
     /// How a process has ended that is not our child, as far as the system still knows.
     fn end_of(&self, process: ProcessId) -> Exit;
+
+    /// What a process has used whose end was an event of ours just now, if we have
+    /// reaped it.
+    fn usage_of(&self, _process: ProcessId) -> Option<Usage> {
+        None
+    }
 
     /// Lets time pass; what happens meanwhile is reported afterwards.
     fn pause(&mut self, time: Duration);

@@ -32,7 +32,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, write};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, read, setsid};
 
-use super::{Launch, LaunchError, Limit, Output, Step};
+use super::{Launch, LaunchError, Limit, Output, Step, Usage};
 
 /// Where the child holds its end of the socket: the first after the standard
 /// three, so that one call closes all others.
@@ -244,23 +244,33 @@ pub(super) fn report(channel: &OwnedFd) -> Option<LaunchError> {
     Some(LaunchError { step, errno: i32::from_ne_bytes(errno) })
 }
 
-/// Waits for a child that has ended, any for -1, and gives its pid and wait
-/// status; `None` when none has, or none is there. Not `nix::waitpid`, which
+/// Waits for a child that has ended, any for -1, and gives its pid, wait status and
+/// what it has used; `None` when none has, or none is there. Not `nix::waitpid`, which
 /// takes a status away and then fails when a real-time signal was the cause.
-pub(super) fn reap(pid: i32) -> io::Result<Option<(i32, i32)>> {
+pub(super) fn reap(pid: i32) -> io::Result<Option<(i32, i32, Usage)>> {
     let mut status = 0;
+    // SAFETY: all-zero is a valid rusage.
+    let mut used: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
-        // SAFETY: the pointer is to a live integer.
-        match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
+        // SAFETY: the pointers are to live variables.
+        match unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut used) } {
             0 => return Ok(None),
             -1 => match Errno::last() {
                 Errno::EINTR => {}
                 Errno::ECHILD => return Ok(None),
                 e => return Err(e.into()),
             },
-            pid => return Ok(Some((pid, status))),
+            pid => return Ok(Some((pid, status, usage(&used)))),
         }
     }
+}
+
+fn usage(used: &libc::rusage) -> Usage {
+    let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    // Kilobytes, but on macOS (getrusage(2) of each).
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+    let peak = u64::try_from(used.ru_maxrss).unwrap_or(0) * unit;
+    Usage { cpu: micros(used.ru_utime) + micros(used.ru_stime), peak }
 }
 
 /// Takes note of it that a child of ours was stopped; the kernel tells it only

@@ -2,12 +2,16 @@
 //! line apart and nothing else.
 
 mod act;
+mod asker;
 mod clean;
 mod client;
+mod clock;
 mod console;
+mod deaths;
 mod demo;
 mod doctor;
 mod elevate;
+mod events;
 mod list;
 mod nearest;
 mod select;
@@ -17,6 +21,7 @@ mod up;
 mod upgrade;
 mod usage;
 mod users;
+mod why;
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
@@ -136,6 +141,29 @@ enum Command {
     /// it is. The keeper becomes the new program, with its pid, and then one worker after the
     /// other is replaced. No service is restarted, or notices.
     Upgrade,
+    /// Show what became of services: each start, end, stop, and who asked for it
+    Events {
+        /// Names or patterns ('http-*'); all when there is none
+        patterns: Vec<OsString>,
+        /// Go on, and show what happens from now on
+        #[arg(long, short)]
+        follow: bool,
+        /// Show the last LINES
+        #[arg(long, short = 'n', value_name = "LINES", default_value_t = 100)]
+        lines: usize,
+        /// As JSON, an object on each line, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain why services are as they are: what happened, what comes next, what to do
+    Why {
+        /// Names or patterns ('http-*')
+        #[arg(required = true)]
+        names: Vec<OsString>,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove records of services that do not run
     Clean {
         /// Names or patterns ('http-*'); all when there is none
@@ -159,7 +187,8 @@ enum Command {
 }
 
 /// What only Reraise says to itself, as the first word: the rest is the command
-/// line of another user's `reraise`, which has started us as the owner of services.
+/// line of another user's `reraise`, which has started us as the owner of services,
+/// and says after `=` who that is.
 pub(crate) const AS_OWNER: &str = "--as-owner";
 /// Likewise: the web server of the demonstration, with the file that tells its
 /// port. clap knows neither of them, or its hints and errors would name them.
@@ -170,6 +199,8 @@ pub(crate) struct Setting {
     pub(crate) dirs: Dirs,
     /// Started by another user's `reraise`, see [`elevate`].
     pub(crate) as_owner: bool,
+    /// Who has started that one, as they say.
+    asked_by: Option<String>,
     /// The pid of our keeper, asked for once.
     keeper: OnceCell<Option<i32>>,
     /// Our directory of records, opened once.
@@ -188,6 +219,11 @@ impl Setting {
             Some(records) => Record::read_in(records.as_fd(), name.as_str().as_ref(), &[me]),
             None => Record::read(&self.dirs.piddir(me).join(name.as_str()), &[me]),
         }
+    }
+
+    /// Who asks, see [`asker`].
+    pub(crate) fn asker(&self) -> String {
+        self.asked_by.clone().unwrap_or_else(asker::describe)
     }
 
     /// The pid of our keeper, if it lives and knows how its workers are.
@@ -222,7 +258,10 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
     {
         return demo::serve(port_file);
     }
-    let as_owner = words.get(1).is_some_and(|first| first == AS_OWNER);
+    let first = words.get(1).and_then(|first| first.to_str()?.strip_prefix(AS_OWNER));
+    let asked_by = first.filter(|who| who.is_empty() || who.starts_with('='));
+    let asked_by = asked_by.map(|who| who.trim_start_matches('=').to_owned());
+    let as_owner = asked_by.is_some();
     if as_owner {
         words.remove(1);
         *offset = elevate::RAN;
@@ -251,6 +290,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Ok::<_, Fault>(Setting {
             dirs,
             as_owner,
+            asked_by,
             keeper: OnceCell::new(),
             records: OnceCell::new(),
         })
@@ -271,6 +311,10 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Restart { patterns, no_wait } => {
             act::run(&setting(given)?, &patterns, act::Verb::Restart { wait: !no_wait })
         }
+        Command::Events { patterns, follow, lines, json } => {
+            events::run(&setting(given)?, &patterns, &events::Wish { follow, lines, json })
+        }
+        Command::Why { names, json } => why::run(&setting(given)?, &names, json),
         Command::Up { patterns } => up::run(&setting(given)?, &patterns),
         Command::Upgrade => upgrade::run(&setting(given)?),
         Command::Clean { patterns } => clean::run(&setting(given)?, &patterns),

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use reraise::backend::native;
 use reraise::error::{ExitCode, Fault};
 use reraise::failing::Failing;
+use reraise::history::deaths::Death;
 use reraise::legacy;
 use reraise::logger::report::Report;
 use reraise::name::ServiceName;
@@ -23,7 +24,7 @@ use reraise::service::Entry;
 
 use super::console::Paint;
 use super::select::select;
-use super::{Setting, console};
+use super::{Setting, console, deaths};
 
 /// The version of what `--json` prints; it grows when a field changes meaning.
 const SCHEMA: u32 = 1;
@@ -47,7 +48,7 @@ pub(crate) enum State {
 }
 
 impl State {
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::NotRunning => "not-running",
             Self::NotExecutable => "not-executable",
@@ -62,7 +63,7 @@ impl State {
         }
     }
 
-    fn colour(self) -> u8 {
+    pub(crate) fn colour(self) -> u8 {
         match self {
             Self::Running => 32,
             Self::Starting | Self::Stopping | Self::Stop => 33,
@@ -233,6 +234,11 @@ pub(crate) fn run(
 ) -> Result<ExitCode, Fault> {
     let found = select(setting, patterns)?;
     let rows = look_at_all(setting, &found.services);
+    let last = |name: &ServiceName, entry| last_death(setting, name, entry);
+    let lasts: Vec<Option<Death>> = match long || json {
+        true => rows.iter().map(|(name, entry, _)| last(name, *entry)).collect(),
+        false => Vec::new(),
+    };
     let usage = if long {
         long::usage(rows.iter().map(|(.., seen)| seen)).map_err(|e| {
             Fault::new(ExitCode::System, "the processes", format!("cannot be listed: {e}"), "")
@@ -248,11 +254,13 @@ pub(crate) fn run(
         let services: Vec<Value> = rows
             .iter()
             .enumerate()
-            .map(|(i, (name, entry, seen))| as_json(name, *entry, seen, usage.get(i), &reports[i]))
+            .map(|(i, (name, entry, seen))| {
+                as_json(name, *entry, seen, usage.get(i), &reports[i], lasts[i])
+            })
             .collect();
         console::line(&json!({"version": SCHEMA, "services": services}).to_string());
     } else {
-        print(&rows, &usage, &reports);
+        print(&rows, &usage, &reports, &lasts);
     }
     for (name, entry, seen) in &rows {
         if let Some(trouble) = &seen.trouble {
@@ -295,7 +303,12 @@ fn look_at_all<'a>(
     services.iter().map(row).collect()
 }
 
-fn print(rows: &[Row<'_>], usage: &[Option<long::Usage>], reports: &[Report]) {
+fn print(
+    rows: &[Row<'_>],
+    usage: &[Option<long::Usage>],
+    reports: &[Report],
+    lasts: &[Option<Death>],
+) {
     let silence = Report::default();
     let paint = Paint::new();
     let width = rows.iter().map(|(name, ..)| name.as_str().chars().count()).max();
@@ -309,6 +322,9 @@ fn print(rows: &[Row<'_>], usage: &[Option<long::Usage>], reports: &[Report]) {
                 text.push_str(" # (");
                 let report = reports.get(i).unwrap_or(&silence);
                 details(&mut text, record, seen, usage.get(i).and_then(Option::as_ref), report);
+                if let Some(death) = lasts.get(i).and_then(Option::as_ref) {
+                    let _ = write!(text, ", last-death=\"{}\"", deaths::summary(death));
+                }
                 text.push(')');
             }
             _ => text.truncate(text.trim_end().len()),
@@ -380,12 +396,20 @@ impl fmt::Display for Clock {
     }
 }
 
+/// The last end of a run, where that may be read.
+fn last_death(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Option<Death> {
+    let owner = entry.map_or(setting.dirs.uid(), |entry| entry.uid);
+    let files = Files::of(&setting.dirs.piddir(owner), owner, name);
+    deaths::read(&files).pop()
+}
+
 fn as_json(
     name: &ServiceName,
     entry: Option<&Entry>,
     seen: &Seen,
     usage: Option<&Option<long::Usage>>,
     report: &Report,
+    last_death: Option<Death>,
 ) -> Value {
     let record = seen.record.as_ref();
     let mut value = json!({
@@ -407,6 +431,7 @@ fn as_json(
             "removed_bytes": report.removed_bytes,
             "trouble": report.trouble,
         },
+        "last_death": last_death.map(|death| deaths::as_json(&death)),
     });
     if let Some(usage) = usage {
         value["tree"] = usage.map_or(Value::Null, long::Usage::to_json);

@@ -10,6 +10,7 @@ mod parsers;
 mod values;
 mod word;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Read};
@@ -134,6 +135,28 @@ impl Config {
         }
         result
     }
+}
+
+/// Where a script sets a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the line, from 1.
+    pub line: usize,
+    /// What it says; `None` when that cannot be used.
+    pub value: Option<String>,
+}
+
+/// The lines of a script that set something, by their keys; of two for one key the
+/// later, which wins.
+///
+/// # Errors
+/// Those of `source`.
+pub fn places(source: &mut dyn Read, env: Env<'_>) -> io::Result<BTreeMap<String, Place>> {
+    let mut places = BTreeMap::new();
+    lines::for_each(source, env, &mut |line, (key, value)| {
+        places.insert(key, Place { line, value: value.ok() });
+    })?;
+    Ok(places)
 }
 
 fn suggestion(name: &str) -> String {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Keeper, now};
-use crate::backend::native;
+use crate::backend::{Exit, native};
 use crate::lock::{self, Holder};
 use crate::logger::serve::{self, Orders, lock_in};
 use crate::messages;
@@ -90,8 +90,8 @@ impl Keeper {
         self.logger.again = Some(now() + Duration::from_secs(seconds).min(LONGEST));
     }
 
-    /// A child of ours has ended; whether it was the logger.
-    pub(super) fn logger_gone(&mut self, pid: i32) -> bool {
+    /// A child of ours has ended, with this wait status; whether it was the logger.
+    pub(super) fn logger_gone(&mut self, pid: i32, status: i32) -> bool {
         if self.logger.former == Some(pid) && self.logger.pid != Some(pid) {
             self.logger.former = None;
             return true;
@@ -103,17 +103,20 @@ impl Keeper {
         if self.logger.leaving.take().is_some() {
             return true;
         }
-        if now().saturating_sub(self.logger.began) < SOON {
-            // Killed once is nothing; always at once is a bug or a lack of something.
-            if self.logger.failures >= 2 {
-                self.rest_logger();
-                messages::say("logger", "keeps ending; output waits in the pipes");
-                return true;
+        let exit = Exit::from_status(status);
+        match exit {
+            // Somebody killed it, or another one took over.
+            Exit::Code(0) | Exit::Signal { number: libc::SIGKILL | libc::SIGTERM, .. } => {}
+            // A bug of ours, or a lack of something.
+            _ => {
+                messages::say("logger", &format!("has ended: {exit}"));
+                if now().saturating_sub(self.logger.began) < SOON {
+                    self.rest_logger();
+                    return true;
+                }
             }
-            self.logger.failures += 1;
-        } else {
-            self.logger.failures = 0;
         }
+        self.logger.failures = 0;
         self.need_logger();
         true
     }
@@ -161,6 +164,7 @@ fn fork(state: &Path) -> io::Result<(i32, UnixStream)> {
 /// The life of a logger.
 fn live(given: Given) -> ! {
     let socket = native::keep_only(given.socket);
+    native::forget_environment();
     native::set_title(c"auto-reraise (logger)");
     // What is typed at a terminal is for the keeper; and the commands that we run for
     // rotated files are known by this session.

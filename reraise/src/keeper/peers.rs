@@ -36,6 +36,8 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
     /// The requests of the command line share one context.
     pub(super) context: Rc<[u8]>,
+    /// Who it is, as it says; for whoever wants to know who has asked.
+    pub(super) asker: String,
     /// What it has not taken yet.
     outbox: Vec<u8>,
 }
@@ -80,7 +82,14 @@ impl Keeper {
         let reader = Reader::default();
         self.connections.insert(
             token,
-            Connection { stream, reader, peer, context: Rc::from([]), outbox: Vec::new() },
+            Connection {
+                stream,
+                reader,
+                peer,
+                context: Rc::from([]),
+                asker: String::new(),
+                outbox: Vec::new(),
+            },
         );
         Ok(token)
     }

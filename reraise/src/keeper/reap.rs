@@ -36,7 +36,7 @@ impl Keeper {
                     has_come = true;
                 }
                 workers.push((name, end));
-            } else if self.logger_gone(pid) {
+            } else if self.logger_gone(pid, status) {
                 // Its own children, if it has left any, are known by their session.
             } else {
                 self.leave_status(pid, status);
@@ -95,6 +95,9 @@ impl Keeper {
         let files = Files::of(&command.piddir, me, &name);
         if let Err(e) = slot::leave_status(&files.file("exit"), run, status) {
             messages::say(name.as_str(), &format!("cannot keep its exit code: {e}"));
+        }
+        if let Some(usage) = native::usage_of_ended(pid) {
+            let _ = slot::leave_usage(&files.file("exit"), run, usage);
         }
     }
 

@@ -9,12 +9,14 @@ use nix::sys::signal::Signal;
 use super::peers::Peer;
 use super::registry::{Client, Effect, End};
 use super::up::{self, Leaving};
-use super::{Keeper, LISTENER, Next, now};
+use super::{Keeper, LISTENER, Next, Token, now};
 use crate::backend::native::QueueEvent;
 use crate::control::Frame;
+use crate::history::asked::Asked;
 use crate::lock;
 use crate::messages;
 use crate::name::ServiceName;
+use crate::paths::Files;
 use crate::supervise::link::{Request, micros};
 use crate::zone;
 
@@ -170,6 +172,7 @@ impl Keeper {
         let Some((verb, rest)) = frame.split() else { return };
         match verb {
             "context" => connection.context = rest.bytes().into(),
+            "asker" => connection.asker = rest.split().map_or("", |(who, _)| who).to_owned(),
             "hello" => self.on_hello(token, &rest.texts().unwrap_or_default()),
             "upgrade" => self.on_upgrade(token, &rest.texts().unwrap_or_default()),
             "version" => self.on_version(token),
@@ -188,9 +191,17 @@ impl Keeper {
                     "restart" => Request::Restart,
                     _ => return self.is_too_old_for(token, &name),
                 };
+                self.note_asker(token, &name, verb);
                 self.on_request(token, name, request);
             }
         }
+    }
+
+    /// Notes who asks, for whoever wants to know why.
+    fn note_asker(&self, token: Token, name: &ServiceName, verb: &str) {
+        let who = self.connections.get(&token).map_or("", |c| &c.asker);
+        let _ =
+            Asked::note(&Files::of(&self.command.piddir, self.me, name).file("asked"), verb, who);
     }
 
     fn on_request(&mut self, client: Client, name: ServiceName, request: Request) {

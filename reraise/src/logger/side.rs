@@ -222,6 +222,10 @@ impl Side {
         moment: Moment,
         shared: &mut Shared,
     ) -> io::Result<Flow> {
+        // Somebody may have truncated it.
+        if self.sink.as_ref().is_some_and(|sink| !sink.is_whole()) {
+            self.close();
+        }
         self.open(rules, moment)?;
         let logging = &rules.logging;
         self.deliver_staged(logging, shared)?;

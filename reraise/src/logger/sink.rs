@@ -119,12 +119,17 @@ impl Sink {
         self.number
     }
 
+    /// Whether it is as long as we have made it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.file.metadata().is_ok_and(|ours| ours.len() == self.end)
+    }
+
     /// Whether this is still the file that has the name.
     pub(super) fn is_there(&self) -> bool {
         let there = fs::symlink_metadata(self.path());
         let ours = self.file.metadata();
         matches!((there, ours), (Ok(there), Ok(ours))
-            if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) && ours.len() == self.end)
+            if (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
     }
 
     /// Notes the time of what has just been written from this offset on, unless the

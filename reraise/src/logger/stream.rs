@@ -10,7 +10,7 @@ use super::report::Report;
 use super::rules::{Rules, Script};
 use super::side::{Flow, Moment, Shared, Side};
 use crate::backend::Exit;
-use crate::history::tails;
+use crate::history::{deaths, tails};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::slot::{self, Phase, Slot};
@@ -377,6 +377,6 @@ impl Stream {
 }
 
 /// How a run has ended, as its worker has written down.
-fn exit_of(_own: &Path, _run: u64) -> Exit {
-    Exit::Unknown
+fn exit_of(own: &Path, run: u64) -> Exit {
+    deaths::find(&own.join("deaths"), run).map_or(Exit::Unknown, |death| death.exit)
 }

@@ -17,6 +17,7 @@ use crate::name::ServiceName;
 use crate::paths::{self, Files};
 use crate::record::Record;
 use crate::slot::{Found, Phase, Slot, SlotFile, left_status};
+use crate::supervise::chronicle;
 use crate::supervise::launch::{self, Loaded, Under};
 use crate::supervise::link::Link;
 use crate::supervise::machine::{Input, Machine, Outcome};
@@ -180,9 +181,12 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         pipes,
         published: None,
         unwritten: Unwritten::default(),
+        events: String::new(),
         _lock: lock,
     });
-    worker.begin(&given.task, beginning, remains)?;
+    let begun = worker.begin(&given.task, beginning, remains);
+    worker.write_events();
+    begun?;
     // Moved to where it lies together with what else stays: what was needed for
     // a moment is gone now.
     Ok(Some(Box::new(*worker)))
@@ -239,8 +243,9 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
     }
     let left = left_status(&files.file("exit"), slot.run).map(Exit::from_status);
     // Or the worker whose child it was has seen its end.
-    let seen = slot.last.filter(|_| slot.phase == Phase::Clearing);
-    Ok(Remains::Dead(left.or(seen).unwrap_or(Exit::Unknown)))
+    let seen = || slot.last.filter(|_| slot.phase == Phase::Clearing);
+    let left = left.or_else(|| chronicle::known(files, slot.run)).or_else(seen);
+    Ok(Remains::Dead(left.unwrap_or(Exit::Unknown)))
 }
 
 impl<B: ProcessBackend> Worker<B> {
@@ -261,6 +266,7 @@ impl<B: ProcessBackend> Worker<B> {
             let scope = Scope::Tree;
             self.tree = Some(Tree { main, run, is_ours: false, strays, scope });
         }
+        self.note_beginning(task, beginning, remains);
         if let Task::Start { context, once, .. } = task {
             if let Err(e) = self.note_start(context, *once, beginning) {
                 let fault = Fault::system(&self.name, "cannot keep what it was started with", &e);

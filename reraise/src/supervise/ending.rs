@@ -178,6 +178,7 @@ impl<B: ProcessBackend> Worker<B> {
         let left: Vec<i32> = self.backend.members(tree)?.iter().map(|m| m.pid).collect();
         if !left.is_empty() {
             self.say(&format!("these processes outlived all signals: {left:?}"));
+            self.note_survivors(&left);
             self.link.tell(&News::Survivors(left));
         }
         Ok(())

@@ -20,6 +20,7 @@ use crate::name::ServiceName;
 use crate::paths::Files;
 use crate::service::Entry;
 use crate::slot::{self, Phase, Slot, SlotFile};
+use crate::supervise::chronicle::Moment;
 use crate::supervise::launch::{self, Destination, Loaded, Under};
 use crate::supervise::link::Link;
 use crate::supervise::machine::{Action, Input, Machine, Outcome, State};
@@ -70,6 +71,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) published: Option<publish::Shown>,
     /// What could not be written down, and is to be.
     pub(super) unwritten: publish::Unwritten,
+    /// What happened and was not written down yet, see [`crate::history::events`].
+    pub(super) events: String,
     pub(super) _lock: LockFile,
 }
 
@@ -92,7 +95,9 @@ impl<B: ProcessBackend> Worker<B> {
             let due = [self.machine.deadline(), self.link.deadline(), others, unwritten];
             let due = due.into_iter().flatten().min();
             let event = self.backend.next_event(due)?;
-            self.on_event(event)?;
+            let taken = self.on_event(event);
+            self.write_events();
+            taken?;
         }
     }
 
@@ -110,6 +115,7 @@ impl<B: ProcessBackend> Worker<B> {
         match event {
             Event::Launched(id) if self.is_main(id) => self.feed(Input::Launched)?,
             Event::LaunchFailed(id, error) if self.is_main(id) => {
+                self.note_failed_launch(error);
                 self.tree = None;
                 self.feed(Input::LaunchFailed(error))?;
             }
@@ -126,6 +132,7 @@ impl<B: ProcessBackend> Worker<B> {
                     return self.feed(Input::Deadline);
                 }
                 let exit = self.known(exit);
+                self.note_death(exit);
                 self.others = None;
                 let alone = self.is_alone()?;
                 if alone && self.is_stopping() {
@@ -165,9 +172,12 @@ impl<B: ProcessBackend> Worker<B> {
         match signal {
             // The end of the session is no order to keep the service down:
             // what is wanted stays as it was.
-            Signal::SIGTERM | Signal::SIGINT => self.stop(),
-            Signal::SIGHUP if self.under == Under::Nobody => self.stop(),
-            Signal::SIGUSR2 => self.feed(Input::Restart),
+            Signal::SIGTERM | Signal::SIGINT => self.stop(signal),
+            Signal::SIGHUP if self.under == Under::Nobody => self.stop(signal),
+            Signal::SIGUSR2 => {
+                self.note_asked(&signal.as_str()[3..]);
+                self.feed(Input::Restart)
+            }
             Signal::SIGCONT if self.under != Under::Nobody => self.on_continued(),
             // A new keeper calls.
             Signal::SIGUSR1 if self.under != Under::Nobody => self.link.recover(&mut self.backend),
@@ -186,7 +196,8 @@ impl<B: ProcessBackend> Worker<B> {
 
     /// The second time is meant; but the keeper, which gets the same signal at
     /// the end of a session, may have said it first.
-    fn stop(&mut self) -> io::Result<()> {
+    fn stop(&mut self, signal: Signal) -> io::Result<()> {
+        self.note_asked(&signal.as_str()[3..]);
         let is_meant = std::mem::replace(&mut self.was_signalled, true);
         self.feed(if is_meant { Input::StopNow } else { Input::Stop })
     }
@@ -207,6 +218,7 @@ impl<B: ProcessBackend> Worker<B> {
         let mut next = Some(input);
         while let Some(input) = next.take() {
             let was_running = *self.machine.state() == State::Running;
+            let before = Moment::of(self.machine.state());
             let actions = self.machine.step(input, self.backend.now());
             for action in actions {
                 match action {
@@ -215,6 +227,7 @@ impl<B: ProcessBackend> Worker<B> {
                     Action::NameSurvivors => self.name_survivors()?,
                 }
             }
+            self.note_change(before, input);
             if next.is_none() {
                 self.note_stop_last();
                 self.conclude();

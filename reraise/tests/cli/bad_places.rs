@@ -223,7 +223,7 @@ fn a_log_that_cannot_be_written_is_said_and_the_service_runs() {
         let what = format!("reraise: web: cannot write its log {shown}, its output is dropped: ");
         let done = s.reraise(&["start", "--wait", "web"]).expect(0).prints("web: start\n");
         done.says(&format!("{what}{why}\n    see: ls -ld "));
-        let lost = format!(", output is lost: {shown}: {why}, 1 lines were dropped)");
+        let lost = format!(", output is lost: {shown}: {why}, 1 lines were dropped");
         let is_lost = || s.ok(&["status", "--long", "web"]).contains(&lost);
         wait_for("the loss to be known", is_lost);
         assert!(!s.ok(&["status", "web"]).contains("output"), "the short one says no more");

@@ -14,11 +14,14 @@ mod commands;
 #[cfg(target_os = "linux")]
 mod container;
 mod deaths;
+mod events;
 mod foreground;
 mod guarantees;
 mod innocent;
 mod keeper;
 mod lifecycle;
+#[cfg(target_os = "linux")]
+mod logging;
 mod resume;
 #[cfg(target_os = "linux")]
 mod steps;
@@ -29,3 +32,4 @@ mod tree;
 mod up;
 #[cfg(target_os = "linux")]
 mod upgrade;
+mod why;

@@ -29,9 +29,11 @@ const _: unsafe fn(
 ) -> Result<i32> = sys::fork_onto;
 const _: fn() -> Option<(usize, usize)> = sys::first_stack;
 const _: fn((usize, usize)) = sys::leave_first_stack;
+const _: fn() = sys::forget_environment;
 const _: fn(usize) = sys::guard;
 const _: fn() -> i32 = sys::parent;
 const _: fn(bool) -> Result<Child> = sys::peek_child;
+const _: fn(i32) -> Option<(u64, u64)> = sys::usage_of_ended;
 const _: fn(i32) -> Result<bool> = sys::is_stopped;
 const _: fn(i32) -> Result<bool> = sys::knows_its_children;
 const _: fn() = sys::prepare_title;

@@ -133,7 +133,7 @@ fn what_is_no_file_is_refused_and_who_takes_the_place_is_noticed() {
     let sink = Sink::open(&place, 1).unwrap();
     let current = place.directory.join(CURRENT);
     fs::write(&current, "truncated and written by somebody").unwrap();
-    assert!(!sink.is_there());
+    assert!(sink.is_there() && !sink.is_whole());
     fs::remove_file(&current).unwrap();
     assert!(!sink.is_there());
     nix::unistd::mkfifo(&current, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -17,7 +17,7 @@ fn stubborn() -> Behaviour {
 
 /// Calls `each` with a bench whose worker was killed before its n-th call, for
 /// all n until one came to its end; that is shown as well.
-fn at_every_call(
+pub(super) fn at_every_call(
     make: impl Fn() -> Bench,
     task: impl Fn(&Bench) -> Task,
     each: impl Fn(&Bench, End, usize),

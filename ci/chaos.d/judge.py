@@ -56,6 +56,9 @@ class Judge:
     def keeper(self):
         return lock_holder(f"{self.state}/keeper.lock")
 
+    def logger(self):
+        return lock_holder(f"{self.state}/logger.lock")
+
     def keeper_dies(self):
         for service in self.services.values():
             service.lost_keeper = True

@@ -297,3 +297,7 @@ class Lines:
                 left.append((run.key, seen, done, begun))
         self.unchecked = later
         return left
+
+    def forgive(self, live):
+        """What the others said last may be gone."""
+        self.unchecked = [run for run in self.unchecked if run in live]

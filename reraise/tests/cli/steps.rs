@@ -5,7 +5,9 @@
 //! A call that nobody else can see is passed over: whoever is killed before it has
 //! left the same as one that is killed before the next.
 
+use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,8 +19,8 @@ use nix::unistd::Pid;
 use reraise::record::Phase;
 
 use crate::support::{
-    Done, Fifo, LIMIT, Sandbox, finish, is_alive, pause, say, signal, skipped, spawn, wait_for,
-    wait_gone, wait_some,
+    Done, Fifo, LIMIT, Sandbox, auto_reraise, finish, is_alive, pause, reraise, say, signal,
+    skipped, spawn, wait_for, wait_gone, wait_some,
 };
 
 /// Calls of which nobody else can tell whether they were made, once whoever made
@@ -555,7 +557,7 @@ fn a_worker_that_gives_up() {
         let pid = scene.s.up(&name);
         assert_eq!(scene.runs.number(), pid);
         let Some(worker) = Traced::stop(scene.s.worker(&name)) else { return };
-        std::fs::write(&go.path, "go\n").unwrap();
+        fs::write(&go.path, "go\n").unwrap();
         let end = worker.kill_at(calls, || false);
         let case = format!("call {calls}");
         let record = scene.s.wait_phase(&name, Phase::Error);
@@ -566,6 +568,47 @@ fn a_worker_that_gives_up() {
         assert!(scene.heard().is_empty(), "{case}: a further run");
         if end == End::Through {
             assert_eq!(record.exit, Some(3));
+            return scene.end(calls);
+        }
+    }
+}
+
+#[test]
+fn a_keeper_that_becomes_another_program() {
+    let scene = Scene::new();
+    let s = &scene.s;
+    let pid = s.pid("web");
+    for calls in 0.. {
+        if scene.is_late(calls) {
+            return scene.end(calls);
+        }
+        // Another file is another build.
+        let dir = s.at(&format!("build-{calls}"));
+        fs::create_dir(&dir).unwrap();
+        for program in [reraise(), auto_reraise()] {
+            fs::copy(&program, dir.join(Path::new(&program).file_name().unwrap())).unwrap();
+        }
+        let Some(keeper) = Traced::stop(s.keeper()) else { return };
+        let mut command = s.program(dir.join("reraise"));
+        command.arg("upgrade").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = spawn(&mut command);
+        let end = keeper.kill_at(calls, || is_over(&mut child));
+        let done = end_of(&command, child);
+        // Whoever dies as the new one has not stayed up, and the old one goes on.
+        assert!(done.code == 0 || end == End::Killed && done.code == 1, "{calls}: {done:?}");
+        let case = format!("call {calls}");
+        let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        wait_for(&format!("all to be of one build: {case}"), || {
+            let all = [s.find_keeper(), s.find_worker("web")].map(|one| one.map(program));
+            let is_new = all[0].as_ref().is_some_and(|program| program.starts_with(&dir));
+            all[0].is_some() && all[0] == all[1] && is_new == (done.code == 0)
+        });
+        wait_for(&format!("its record: {case}"), || {
+            s.record("web").is_some_and(|r| r.worker == s.find_worker("web"))
+        });
+        assert!(is_alive(pid) && scene.heard().is_empty(), "{case}");
+        assert_eq!(s.pid("web"), pid, "{case}");
+        if end == End::Through {
             return scene.end(calls);
         }
     }

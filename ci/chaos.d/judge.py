@@ -47,6 +47,7 @@ class Judge:
         self.services = {name: Service(kind) for name, kind in kinds.items()}
         self.lines = {n: Lines(world, n) for n, kind in kinds.items() if "chatty" in kind}
         self.deaths = collections.Counter()
+        self.dead = set()           # who was killed since all was as it must be
         self.longest = 0.0
         self.state = f"{world.top}/p/.reraise-{os.getuid()}"
 
@@ -56,9 +57,20 @@ class Judge:
     def keeper(self):
         return lock_holder(f"{self.state}/keeper.lock")
 
-    def keeper_dies(self):
-        for service in self.services.values():
-            service.lost_keeper = True
+    def logger(self):
+        return lock_holder(f"{self.state}/logger.lock")
+
+    def dies(self, role, name=""):
+        """Somebody is about to be killed."""
+        self.dead.add((role, name if role == "worker" else ""))
+        if role == "keeper":
+            for service in self.services.values():
+                service.lost_keeper = True
+
+    def may_lose_lines(self, name):
+        """What stands in the pipe of a service that ends is gone when nobody else has it: its
+        worker and the logger were killed as well."""
+        return {("logger", ""), ("worker", name)} <= self.dead
 
     # -- settling -----------------------------------------------------------------------
 
@@ -107,6 +119,11 @@ class Judge:
                 raise Violation("; ".join(filter(None, [common, trouble, *reasons.values()])))
             time.sleep(0.002 if now - begun < 0.2 else 0.02)
         self.longest = max(self.longest, time.monotonic() - begun)
+        for name, lines in self.lines.items():
+            if self.may_lose_lines(name):
+                lines.forgive(self.world.alive(name))
+        if not unwatched:
+            self.dead.clear()
         self.account(commands, wishes, unwatched, left)
         return {name for name, wish in wishes.items() if wish is None}
 
@@ -238,7 +255,7 @@ class Judge:
                 raise Violation(wrong)
         for name, lines in self.lines.items():
             missing = lines.missing(self.world.alive(name))
-            if missing:
+            if missing and not self.may_lose_lines(name):
                 return f"{name}: (run, last line in the log, lines done, lines begun): {missing}"
         return ""
 

@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod elevate;
 mod list;
+mod logs;
 mod select;
 mod skeleton;
 mod status;
@@ -76,6 +77,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what services have said
+    ///
+    /// Several services come together by time. On a terminal it goes through $RERAISE_PAGER,
+    /// $PAGER or less.
+    Logs(logs::Words),
     /// Start services
     Start {
         /// Names or patterns ('http-*')
@@ -258,6 +264,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Status { patterns, long, json } => {
             status::run(&setting(given)?, &patterns, long, json)
         }
+        Command::Logs(words) => logs::run(&setting(given)?, &words),
         Command::Start { patterns, wait, once } => {
             let wait = usage::seconds(wait)?;
             act::run(&setting(given)?, &patterns, act::Verb::Start { wait, once })

@@ -18,6 +18,7 @@ mod guarantees;
 mod innocent;
 mod keeper;
 mod lifecycle;
+mod logs;
 mod resume;
 mod stopped;
 mod support;

@@ -285,8 +285,9 @@ fn show_all(show: &mut Show, query: &Query, follow: bool, mut parts: Vec<Part>) 
     let mut streams: Vec<Stream> = parts
         .into_iter()
         .map(|part| {
-            let files = (part.log.files, part.spans);
-            Stream::new((part.service, part.channel), part.wish, files, pool.as_ref(), logs)
+            let of = (part.service, part.channel);
+            let spans = (part.directory, part.spans);
+            Stream::new(of, part.wish, spans, pool.as_ref(), logs)
         })
         .collect();
     show_streams(show, &mut streams, left_out)?;
@@ -324,9 +325,8 @@ fn go_on(show: &mut Show, tails: &mut [Tail], wishes: &[Wish]) -> io::Result<()>
             let spans = tails[at].more()?;
             if !spans.is_empty() {
                 let of = (tails[at].service, tails[at].channel);
-                let files = spans.iter().map(|span| Arc::clone(&span.file)).collect();
-                let mut stream =
-                    Stream::new(of, wishes[at].clone(), (files, spans), None, changed.len());
+                let (wish, spans) = (wishes[at].clone(), (tails[at].directory.clone(), spans));
+                let mut stream = Stream::new(of, wish, spans, None, changed.len());
                 stream.began = tails[at].began;
                 streams.push((at, stream));
             }

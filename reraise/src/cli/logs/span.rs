@@ -22,7 +22,7 @@ pub(super) struct Window {
 pub(super) enum Run {
     /// The last one (1), the one before (2), ...
     Back(usize),
-    /// Those whose sixteen hexadecimal digits begin so.
+    /// This one, or those whose sixteen hexadecimal digits begin so.
     Id { value: u64, digits: u32 },
 }
 
@@ -44,7 +44,7 @@ impl Run {
     pub(super) fn is(self, run: u64) -> bool {
         match self {
             Self::Back(_) => false,
-            Self::Id { value, digits } => run >> (64 - 4 * digits) == value,
+            Self::Id { value, digits } => run == value || run >> (64 - 4 * digits) == value,
         }
     }
 }

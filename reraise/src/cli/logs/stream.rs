@@ -2,17 +2,18 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use reraise::backend::Exit;
 use reraise::logger::index::{Entry, Mark};
 
 use super::chunk::{Chunk, Line, Span};
-use super::file::{Cursor, LogFile};
+use super::file::Cursor;
 use super::filter::Grep;
 use super::merge::Ordered;
 use super::search::{Pool, Search};
-use super::span::Run;
+use super::span::{Log, Run};
 
 /// Bytes that are read at once; less when many logs are read side by side.
 const PIECE: u64 = 256 << 10;
@@ -70,8 +71,8 @@ pub(super) struct Stream {
     pub(super) channel: Channel,
     wish: Wish,
     spans: VecDeque<Span>,
-    /// All files up to those, to look up when a run began.
-    files: Vec<Arc<LogFile>>,
+    /// Where the files are, to look up when a run began.
+    directory: PathBuf,
     source: Source,
     /// The span that is read now, and how many were before it.
     span: Option<(Span, Cursor)>,
@@ -105,7 +106,7 @@ impl Stream {
     pub(super) fn new(
         (service, channel): (usize, Channel),
         wish: Wish,
-        (files, spans): (Vec<Arc<LogFile>>, Vec<Span>),
+        (directory, spans): (PathBuf, Vec<Span>),
         pool: Option<&Pool>,
         logs: usize,
     ) -> Self {
@@ -121,7 +122,7 @@ impl Stream {
             channel,
             wish,
             spans: spans.into(),
-            files,
+            directory,
             source,
             span: None,
             number: 0,
@@ -145,6 +146,7 @@ impl Stream {
     }
 
     fn go_on(&mut self) -> io::Result<()> {
+        self.shown = None;
         loop {
             if self.span.is_none() && !self.begin_span()? {
                 return Ok(());
@@ -253,7 +255,8 @@ impl Stream {
     fn look_up_begin(&self, run: u64, at: u64) -> io::Result<Option<i64>> {
         let Some((span, _)) = &self.span else { return Ok(None) };
         let mut at = at;
-        let earlier = self.files.iter().rev().skip_while(|file| file.id != span.file.id).skip(1);
+        let all = Log::open(&self.directory, None).unwrap_or_default().files;
+        let earlier = all.iter().rev().skip_while(|file| file.id != span.file.id).skip(1);
         for file in std::iter::once(&span.file).chain(earlier) {
             let mut cursor = Cursor::new(at.min(file.index.count()?), u64::MAX);
             while let Some(entry) = cursor.back(&file.index)? {

@@ -1,8 +1,7 @@
 //! Times: what `--since` and `--until` understand, and as they are shown.
 
 use std::fmt::Write as _;
-
-use nix::time::{ClockId, clock_gettime};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use reraise::error::{ExitCode, Fault};
 use reraise::logger::names::days;
@@ -13,8 +12,8 @@ const ADVICE: &str = "say 10m, 2h30m, '2026-11-22 06:00', 06:00, yesterday or @E
 
 /// Now, in microseconds since 1970.
 pub(super) fn now() -> i64 {
-    clock_gettime(ClockId::CLOCK_REALTIME)
-        .map_or(0, |t| t.tv_sec() as i64 * 1_000_000 + t.tv_nsec() as i64 / 1000)
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A time of an option, in microseconds since 1970.
@@ -73,6 +72,9 @@ fn fraction(text: &str) -> Option<i64> {
 
 /// A date, a time of today, or both.
 fn of_day(text: &str, now: i64) -> Option<i64> {
+    if text.is_empty() {
+        return None;
+    }
     let (zone, text) = zone(text)?;
     let (date, time) = match text.split_once([' ', 'T']) {
         Some((date, time)) => (date, time.trim_start()),
@@ -151,9 +153,14 @@ fn midnight(now: i64, from_today: i64) -> Option<i64> {
     Some(epoch(date, 0)? * 1_000_000)
 }
 
+/// A number in another type: the system's are not the same everywhere.
+fn number<A, B: TryFrom<A>>(number: A) -> Option<B> {
+    number.try_into().ok()
+}
+
 /// The local date and time of a moment in seconds since 1970.
 fn local(seconds: i64) -> Option<libc::tm> {
-    let time: libc::time_t = seconds.try_into().ok()?;
+    let time: libc::time_t = number(seconds)?;
     // SAFETY: numbers, and pointers for which null is a value.
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: both point to what they should, and no other thread changes TZ.
@@ -165,16 +172,16 @@ fn local(seconds: i64) -> Option<libc::tm> {
 fn epoch((year, month, day): (i64, i64, i64), minute: i64) -> Option<i64> {
     // SAFETY: numbers, and pointers for which null is a value.
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
-    tm.tm_year = (year - 1900).try_into().ok()?;
-    tm.tm_mon = (month - 1).try_into().ok()?;
-    tm.tm_mday = day.try_into().ok()?;
-    tm.tm_hour = (minute / 60).try_into().ok()?;
-    tm.tm_min = (minute % 60).try_into().ok()?;
+    tm.tm_year = number(year - 1900)?;
+    tm.tm_mon = number(month - 1)?;
+    tm.tm_mday = number(day)?;
+    tm.tm_hour = number(minute / 60)?;
+    tm.tm_min = number(minute % 60)?;
     // The system knows whether there was summer time.
     tm.tm_isdst = -1;
     // SAFETY: it points to what it should, and no other thread changes TZ.
     let time = unsafe { libc::mktime(&raw mut tm) };
-    (time != -1).then_some(time as i64)
+    number(time).filter(|&time: &i64| time != -1)
 }
 
 /// A time in microseconds since 1970 as `2026-11-29 11:53:00`, local.

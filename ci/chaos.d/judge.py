@@ -1,6 +1,7 @@
 """What must be so: compares the world with what was done, and lets a bounded time pass for it."""
 
 import collections
+import itertools
 import os
 import time
 
@@ -139,7 +140,8 @@ class Judge:
         service = self.services[name]
         if service.kind != "fickle":
             return False
-        runs = [run for run in self.world.runs[name] if run.born > service.started]
+        runs = itertools.takewhile(lambda run: run.born > service.started,
+                                   reversed(self.world.runs[name]))
         return all(run.is_over and self.lasted(service, run) < START_NS for run in runs)
 
     @staticmethod
@@ -205,7 +207,7 @@ class Judge:
         if not unwatched and said["worker_pid"] != self.worker(name):
             return f"{shown}, and {self.worker(name)} is its worker"
         code = said["exit_code"]
-        over = sum(run.is_over for run in self.world.runs[name])
+        over = self.world.over[name]
         if is_asked:
             service.unborn = over
         codes = self.codes(name) | ({137, 143} if service.unborn == over else set())
@@ -217,10 +219,9 @@ class Judge:
     def codes(self, name):
         """How the last run that ended may have, as a shell numbers it."""
         service = self.services[name]
-        over = [run for run in self.world.runs[name] if run.is_over]
-        if not over:
+        run = self.world.last_over(name)
+        if not run:
             return set()
-        run = over[-1]
         found = set()
         if run.end:
             found.add(run.status >> 8 if run.status & 0x7f == 0 else 128 + run.status)
@@ -255,9 +256,9 @@ class Judge:
                 continue
             service.since = 0.0
             raised, count, live = service.seen
-            runs = self.world.runs[name][:count]
+            fresh = self.world.runs[name][service.count:count]
             was_alive = bool(service.alive)
-            ended = [run for run in service.alive + runs[service.count:] if run not in live]
+            ended = [run for run in service.alive + fresh if run not in live]
             is_asked = bool(verbs[name] & {"stop", "restart"})
             for run in ended:
                 if run.end == "D":

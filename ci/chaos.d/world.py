@@ -80,6 +80,10 @@ class World:
         self.top, self.names = top, names
         self.mark = os.fsencode(top) + b"/"
         self.runs = {name: [] for name in names}
+        # Those of them that are not known to be over; and how many are. Nothing that is done
+        # after each step may take longer the more runs there were.
+        self._open = {name: [] for name in names}
+        self.over = {name: 0 for name in names}
         self.violations = []
         self._read = {name: 0 for name in names}
         self._cache = {}
@@ -202,6 +206,7 @@ class World:
         runs = self.runs[name]
         if what == "B":
             runs.append(Run(int(pid), int(born), int(rest)))
+            self._open[name].append(runs[-1])
             return
         key = f"{pid}.{born}"
         run = next(run for run in reversed(runs) if run.key == key)
@@ -214,16 +219,20 @@ class World:
     def alive(self, name):
         """The runs of a service that have not ended."""
         live = []
-        for run in self.runs[name]:
-            if run.is_over:
-                continue
+        for run in self._open[name]:
             stat = stat_of(run.pid)
             # In the same tick as its birth at the latest; a later start is a stranger's.
             if stat is None or stat[2] > run.born * TICKS // 10**9 + 1:
                 run.is_over = True
+                self.over[name] += 1
             else:
                 live.append(run)
-        return live
+        self._open[name] = live
+        return list(live)
+
+    def last_over(self, name):
+        """Of the runs that have ended, the one that began last."""
+        return next((run for run in reversed(self.runs[name]) if run.is_over), None)
 
 class Lines:
     """What one chatty service's log must hold: each line of each run, once, in order."""
@@ -235,7 +244,7 @@ class Lines:
         self.path = f"{world.top}/l/{name}/current"
         self.offset, self.rest = 0, b""
         self.seen = {}      # run key: last number
-        self.checked = set()
+        self.unchecked, self.taken = [], 0
         self.total = 0
 
     def read(self):
@@ -263,9 +272,13 @@ class Lines:
 
     def missing(self, live):
         """Runs that have ended and whose last lines are not there, with both numbers."""
-        left = []
-        for run in self.world.runs[self.name]:
-            if run.key in self.checked or run in live:
+        left, later = [], []
+        runs = self.world.runs[self.name]
+        self.unchecked += runs[self.taken:]
+        self.taken = len(runs)
+        for run in self.unchecked:
+            if run in live:
+                later.append(run)
                 continue
             path = f"{self.world.top}/n/{self.name}.{run.key}"
             try:
@@ -275,9 +288,10 @@ class Lines:
                 begun = done = 0
             seen = self.seen.get(run.key, 0)
             if done <= seen <= begun:
-                self.checked.add(run.key)
                 if os.path.exists(path):
                     os.unlink(path)
             else:
+                later.append(run)
                 left.append((run.key, seen, done, begun))
+        self.unchecked = later
         return left

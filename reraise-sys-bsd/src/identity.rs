@@ -122,9 +122,10 @@ pub fn send(pid: i32, identity: u64, signal: Signal) -> io::Result<bool> {
 }
 
 /// The wait status of a process that is not our child and has ended, from its
-/// zombie (`ki_xstat`, `kp_exitstat`), as long as that is there. `None`: the
-/// kernel does not tell; on NetBSD and OpenBSD never, since a zombie has no
-/// start time to know it by. What [`crate::EventQueue`] reports is surer.
+/// zombie (`ki_xstat`), as long as that is there. `None`: the kernel does not
+/// tell; on NetBSD and OpenBSD never, since a zombie has no start time to know it
+/// by, nor on DragonFly, where it is not found by its pid (`pfind`). What
+/// [`crate::EventQueue`] reports is surer.
 pub fn exit_status(pid: i32, identity: u64, _held: Option<BorrowedFd<'_>>) -> Option<i32> {
     let found = look(pid).ok()??;
     (found.0.is_dead && self::identity(&found) == Some(identity)).then_some(found.0.exit)

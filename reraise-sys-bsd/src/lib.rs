@@ -9,8 +9,9 @@
 //! | what | FreeBSD | DragonFly | NetBSD | OpenBSD |
 //! |---|---|---|---|---|
 //! | orphans become our children | yes | yes | no | no |
-//! | wait status of a foreign zombie | yes | yes | no | no |
+//! | wait status of a foreign zombie | yes | no | no | no |
 //! | environment of another process | yes | no | yes | yes |
+//! | what `ps` shows of a worker | `auto-reraise web` | same | `auto-reraise: web` | same |
 //! | a number for this boot | random | start of init | start of init | none, see `boot_id` |
 //! | a signal between look and kill | can reach a stranger, see `send` | same | same | same |
 #![cfg(any(
@@ -23,6 +24,7 @@
 
 mod event;
 pub mod kqueue;
+pub mod pipe;
 pub mod posix;
 pub mod sysctl;
 pub mod tree;
@@ -37,7 +39,8 @@ cfg_if::cfg_if! {
         pub use identity::{boot_id, born, disable_pidfd, exit_status, has_handles, is_stopped, pid_space, send};
         pub use kqueue::Event;
         pub use ours::{children, close_from, descendants, processes, set_title, variable};
-        pub use posix::{code, discard, first_stack, fork_beside, fork_onto, guard, knows_its_children, leave_first_stack, map_memory, parent, peek_child, prepare_title, start_beside};
+        pub use pipe::{MOVES, Peephole, enlarge, move_bytes, unread};
+        pub use posix::{code, discard, first_stack, forget_environment, fork_beside, fork_onto, guard, knows_its_children, leave_first_stack, map_memory, parent, peek_child, prepare_title, start_beside, usage_of_ended};
         pub use reaper::{KEEPS_ORPHANS, become_subreaper};
         pub use tree::Process;
 

@@ -85,9 +85,42 @@ pub fn close_from(first: i32) {
     unsafe { libc::closefrom(first) };
 }
 
-/// What `ps` shows as our command line (`setproctitle(3)`; the dash keeps the
-/// name of the program from being put before it).
-pub fn set_title(title: &CStr) {
-    // SAFETY: the format takes one string, and that is given; it is copied.
-    unsafe { libc::setproctitle(c"-%s".as_ptr(), title.as_ptr()) };
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))] {
+        /// What `ps` shows as our command line (`setproctitle(3)`; the dash keeps
+        /// the name of the program from being put before it).
+        pub fn set_title(title: &CStr) {
+            // SAFETY: the format takes one string, and that is given; it is copied.
+            unsafe { libc::setproctitle(c"-%s".as_ptr(), title.as_ptr()) };
+        }
+    } else {
+        /// What `ps` shows as our command line (`setproctitle(3)`). NetBSD and
+        /// OpenBSD put the name of the program and a colon before it in any case,
+        /// so that the first word, which is that name, is left out here. A dash
+        /// they would show.
+        pub fn set_title(title: &CStr) {
+            let title = without_first_word(title);
+            // SAFETY: the format takes one string, and that is given; it is copied.
+            unsafe { libc::setproctitle(c"%s".as_ptr(), title.as_ptr()) };
+        }
+
+        /// What follows the first space; all of it where there is none.
+        fn without_first_word(title: &CStr) -> &CStr {
+            let bytes = title.to_bytes_with_nul();
+            let rest = bytes.iter().position(|&b| b == b' ').map_or(bytes, |at| &bytes[at + 1..]);
+            CStr::from_bytes_with_nul(rest).unwrap_or(title)
+        }
+
+        #[cfg(test)]
+        mod tests {
+            use super::*;
+
+            #[test]
+            fn the_name_of_the_program_is_not_said_twice() {
+                for (title, shown) in [(c"auto-reraise web", c"web"), (c"web", c"web"), (c"", c"")] {
+                    assert_eq!(without_first_word(title), shown);
+                }
+            }
+        }
+    }
 }

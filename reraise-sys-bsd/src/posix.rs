@@ -57,6 +57,13 @@ pub fn peek_child(or_stopped: bool) -> io::Result<Option<(i32, i32)>> {
     Ok(Some((pid, status)))
 }
 
+/// What a child of ours has used that has ended and was not waited for: not to be told
+/// everywhere without waiting for it.
+#[must_use]
+pub fn usage_of_ended(_pid: i32) -> Option<(u64, u64)> {
+    None
+}
+
 /// Forks a grandchild whose parent is not us: the child between ends at once
 /// and is waited for here. `None` in the grandchild. There is no `CLONE_PARENT`
 /// here: the grandchild belongs to init, or to the nearest reaper, which is
@@ -160,6 +167,9 @@ pub fn prepare_title() {}
 
 /// See [`first_stack`].
 pub fn leave_first_stack(_first: (usize, usize)) {}
+
+/// The environment stays where it is.
+pub fn forget_environment() {}
 
 /// See [`first_stack`].
 pub fn guard(_page: usize) {}

@@ -11,7 +11,7 @@
 //! | [`send`] | a signal to that very process, never to a stranger |
 //! | [`EventQueue`] | signals, deaths of processes that are not our children, readable descriptors |
 //! | [`processes`], [`children`], [`descendants`], [`variable`] | who belongs to whom |
-//! | [`peek_child`], [`exit_status`] | how a process ended |
+//! | [`peek_child`], [`exit_status`], [`usage_of_ended`] | how a process ended |
 //! | [`is_stopped`] | whether somebody has stopped it |
 //! | [`knows_its_children`] | whether it has heard of all its children's ends |
 //! | [`become_subreaper`], [`fork_beside`], [`set_title`], [`close_from`] | what we ask for ourselves |
@@ -19,14 +19,17 @@
 
 mod identity;
 mod ours;
+mod pipe;
 mod proc;
 mod queue;
 
 pub use identity::{born, disable_pidfd, exit_status, has_handles, send};
 pub use ours::{
-    become_subreaper, close_from, code, discard, first_stack, fork_beside, fork_onto, guard,
-    leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title, start_beside,
+    become_subreaper, close_from, code, discard, first_stack, forget_environment, fork_beside,
+    fork_onto, guard, leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title,
+    start_beside, usage_of_ended,
 };
+pub use pipe::{MOVES, Peephole, enlarge, move_bytes, unread};
 pub use proc::{
     Process, boot_id, children, descendants, is_stopped, knows_its_children, pid_space, processes,
     variable,

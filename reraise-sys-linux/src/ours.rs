@@ -57,6 +57,24 @@ pub fn peek_child(or_stopped: bool) -> io::Result<Option<(i32, i32)>> {
     Ok(Some((pid, status)))
 }
 
+/// What a child of ours has used that has ended and was not waited for, and those it
+/// has waited for: microseconds of CPU time, bytes of memory at most. The system call
+/// `waitid(2)` tells it, the library's function does not.
+#[must_use]
+pub fn usage_of_ended(pid: i32) -> Option<(u64, u64)> {
+    // SAFETY: all-zero is a valid rusage.
+    let mut used: libc::rusage = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let nowhere = std::ptr::null_mut::<libc::siginfo_t>();
+    // SAFETY: the one pointer that is not null is to a live rusage.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_waitid, libc::P_PID, pid, nowhere, flags, &raw mut used) };
+    let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    let cpu = micros(used.ru_utime) + micros(used.ru_stime);
+    // Whoever has ended has had some memory.
+    (answer == 0 && used.ru_maxrss > 0).then_some((cpu, used.ru_maxrss as u64 * 1024))
+}
+
 /// Forks a child whose parent is *our* parent (`clone(2)`, `CLONE_PARENT`), so
 /// that it is no descendant of ours. `None` in the child.
 ///
@@ -146,6 +164,13 @@ pub fn leave_first_stack(first: (usize, usize)) {
     let start = std::ptr::with_exposed_provenance_mut(from);
     // SAFETY: our frames are elsewhere, and nothing else lies there.
     unsafe { libc::munmap(start, first.1 - from) };
+}
+
+/// Tells the C library that the environment is gone (clearenv(3)), for whoever asks it
+/// for something that looks there, as localtime_r(3) does for `TZ`.
+pub fn forget_environment() {
+    // SAFETY: single-threaded, and nobody keeps a pointer into it.
+    unsafe { libc::clearenv() };
 }
 
 /// Makes a page untouchable, so that a stack that grows into it is no silent

@@ -97,6 +97,11 @@ fn is_gone(e: &io::Error) -> bool {
     matches!(errno, Some(Errno::ENOENT | Errno::ESRCH))
 }
 
+fn is_shortage(e: &io::Error) -> bool {
+    let errno = e.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM))
+}
+
 /// One process of the system, as one look at it found it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
@@ -113,18 +118,21 @@ pub struct Process {
 /// All living processes that procfs shows us; zombies are left out.
 ///
 /// # Errors
-/// When `/proc` cannot be read at all.
+/// When `/proc` cannot be read at all, or descriptors have run out.
 pub fn processes() -> io::Result<Vec<Process>> {
     let mut all = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|n| n.parse().ok()) else {
             continue;
         };
-        // One that is hidden from us (hidepid) is not ours either.
-        if let Ok(Some(s)) = Stat::of(pid)
-            && !s.is_dead()
-        {
-            all.push(Process { pid, ppid: s.ppid, pgid: s.pgid, sid: s.sid });
+        match Stat::of(pid) {
+            Ok(Some(s)) if !s.is_dead() => {
+                all.push(Process { pid, ppid: s.ppid, pgid: s.pgid, sid: s.sid });
+            }
+            // Without descriptors we cannot look, and nobody must be taken for gone.
+            Err(e) if is_shortage(&e) => return Err(e),
+            // One that is hidden from us (hidepid) is not ours either.
+            Ok(_) | Err(_) => {}
         }
     }
     Ok(all)

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::backend::{Environment, Limit, RUN_VARIABLE, run_entry};
+use crate::error::is_shortage;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,6 +185,18 @@ impl Context {
     #[must_use]
     pub fn read(path: &Path) -> Option<Self> {
         Self::decode(&std::fs::read(path).ok()?)
+    }
+
+    /// The same for whoever must not take one that cannot be read just now for none.
+    ///
+    /// # Errors
+    /// When descriptors or memory have run out.
+    pub fn kept(path: &Path) -> io::Result<Option<Self>> {
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Self::decode(&bytes)),
+            Err(e) if is_shortage(&e) => Err(e),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Keeps an encoded one, replacing the old one in a single step.

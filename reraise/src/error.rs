@@ -115,6 +115,13 @@ pub fn reason(error: &std::io::Error) -> String {
     }
 }
 
+/// Whether descriptors or memory have run out, here or for all: what could not be read
+/// may be there all the same.
+#[must_use]
+pub fn is_shortage(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
 fn hint(error: &std::io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => "free some space there (df -h), then try again",

@@ -132,7 +132,13 @@ impl AsFd for LockFile {
 /// When it is there and cannot be asked.
 pub fn holder_of(path: &Path, byte: i64) -> io::Result<Holder> {
     let mut options = OpenOptions::new();
-    match options.read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
+    let opened = match options.open(path) {
+        // For asking alone this may do as well.
+        Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => options.write(false).open(path),
+        opened => opened,
+    };
+    match opened {
         Ok(file) => LockFile(file).holder(byte),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Holder::Nobody),
         Err(e) => Err(e),

@@ -7,10 +7,13 @@
 //!     keeper                         the keeper's socket
 //!     keeper.lock                    its proof of life
 //!     messages                       what keeper and workers have to say
+//!     events, events.1               what became of all services, see `history`
 //!     s/NAME/                        one service:
 //!         lock                       the worker's proof of life
 //!         run                        the run slot
 //!         exit                       wait status of an adopted run
+//!         deaths                         how the last runs ended, see `history`
+//!         asked                          who has last asked for something
 //!         failing                    how often its workers failed, see `failing`
 //!         strays                     orphans that belong to an adopted run
 //!         want                       wanted state

@@ -84,8 +84,6 @@ pub struct More {
     pub is_stopping: bool,
     /// It came to its end (`config_restart`), and is not raised again.
     pub is_done: bool,
-    /// Its log could not be written, so that its output is lost.
-    pub is_mute: bool,
 }
 
 /// More than any record has.
@@ -129,9 +127,6 @@ impl Record {
             }
             if m.is_done {
                 line += " done=1";
-            }
-            if m.is_mute {
-                line += " mute=1";
             }
         }
         line.push('\n');
@@ -251,7 +246,6 @@ fn more<'a>(fields: impl Iterator<Item = &'a str>) -> Option<Option<More>> {
             "continued" => found.continued = value.parse().ok()?,
             "stopping" => found.is_stopping = value == "1",
             "done" => found.is_done = value == "1",
-            "mute" => found.is_mute = value == "1",
             _ => {}
         }
     }
@@ -273,7 +267,6 @@ mod tests {
             continued: 11,
             is_stopping: true,
             is_done: false,
-            is_mute: true,
         };
         Record {
             phase: Phase::Run,

@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::backend::ProcessId;
+use crate::backend::{Exit, ProcessId, Usage};
 
 /// What a worker was doing when it last wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,10 +71,14 @@ pub struct Slot {
     pub raised: u32,
     /// The run is there only to be ended before the first one of a new start.
     pub is_remnant: bool,
-    /// Nobody keeps the output of this run: its log could not be written.
-    pub is_mute: bool,
+    /// Where its output goes, see [`Use`](crate::logger::pipes::Use).
+    pub pipes: u8,
     /// How often its worker was stopped and continued since then.
     pub continued: u32,
+    /// How the last run ended, where one has.
+    pub last: Option<Exit>,
+    /// That was the end of its work, and no failure.
+    pub is_done: bool,
 }
 
 /// Length on disk.
@@ -138,8 +142,10 @@ impl Slot {
         for (i, number) in numbers.iter().enumerate() {
             out[24 + 8 * i..32 + 8 * i].copy_from_slice(&number.to_le_bytes());
         }
-        out[72] = u8::from(self.is_mute);
+        out[72] = self.pipes;
         out[73] = u8::from(self.is_remnant);
+        (out[74], out[75]) = encode_exit(self.last);
+        out[75] |= u8::from(self.is_done) << 7;
         out[76..80].copy_from_slice(&self.continued.to_le_bytes());
         let sum = checksum(&out[..SIZE - 8]);
         out[SIZE - 8..].copy_from_slice(&sum.to_le_bytes());
@@ -173,9 +179,32 @@ impl Slot {
             space: number(48),
             since: number(56),
             until: number(64),
-            is_mute: bytes[72] != 0,
+            pipes: bytes[72],
             is_remnant: bytes[73] != 0,
+            last: decode_exit(bytes[74], bytes[75] & 0x7f),
+            is_done: bytes[75] & 0x80 != 0,
         }))
+    }
+}
+
+/// An exit as two bytes: its number, and of which kind it is.
+fn encode_exit(exit: Option<Exit>) -> (u8, u8) {
+    match exit {
+        None => (0, 0),
+        Some(Exit::Code(code)) => (code as u8, 1),
+        Some(Exit::Signal { number, core: false }) => (number as u8, 2),
+        Some(Exit::Signal { number, core: true }) => (number as u8, 3),
+        Some(Exit::Unknown) => (0, 4),
+    }
+}
+
+fn decode_exit(number: u8, kind: u8) -> Option<Exit> {
+    let number = i32::from(number);
+    match kind {
+        1 => Some(Exit::Code(number)),
+        2 | 3 => Some(Exit::Signal { number, core: kind == 3 }),
+        4 => Some(Exit::Unknown),
+        _ => None,
     }
 }
 
@@ -274,11 +303,40 @@ pub fn leave_status(path: &Path, run: u64, status: i32) -> io::Result<()> {
 /// The wait status that was left for run `run`.
 #[must_use]
 pub fn left_status(path: &Path, run: u64) -> Option<i32> {
-    let bytes: [u8; 24] = fs::read(path).ok()?.try_into().ok()?;
+    let bytes = fs::read(path).ok()?;
+    let bytes: &[u8; 24] = bytes.first_chunk()?;
     let word =
         |at: usize| bytes[at..at + 8].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b));
     let is_whole = word(16) == checksum(&bytes[..16]) && word(0) == run;
     is_whole.then(|| i32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]))
+}
+
+/// Leaves beside the status what run `run` has used.
+///
+/// # Errors
+/// As `open(2)` and `write(2)`.
+pub fn leave_usage(path: &Path, run: u64, usage: Usage) -> io::Result<()> {
+    let words = [run, usage.cpu, usage.peak];
+    let mut bytes = [0; 32];
+    for (at, word) in words.iter().enumerate() {
+        bytes[8 * at..8 * at + 8].copy_from_slice(&word.to_le_bytes());
+    }
+    let sum = checksum(&bytes[..24]);
+    bytes[24..].copy_from_slice(&sum.to_le_bytes());
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NOFOLLOW);
+    options.open(path)?.write_all_at(&bytes, 24)
+}
+
+/// What run `run` has used, if that was left.
+#[must_use]
+pub fn left_usage(path: &Path, run: u64) -> Option<Usage> {
+    let bytes = fs::read(path).ok()?;
+    let bytes: &[u8; 32] = bytes.get(24..)?.first_chunk()?;
+    let word =
+        |at: usize| bytes[at..at + 8].iter().rev().fold(0, |n: u64, &b| n << 8 | u64::from(b));
+    let is_whole = word(24) == checksum(&bytes[..24]) && word(0) == run;
+    is_whole.then(|| Usage { cpu: word(8), peak: word(16) })
 }
 
 #[cfg(test)]
@@ -300,9 +358,11 @@ mod tests {
             since: 4,
             until: 5,
             raised: 6,
-            is_mute: true,
+            pipes: 5,
             is_remnant: true,
             continued: 7,
+            last: Some(Exit::Signal { number: 11, core: true }),
+            is_done: true,
         }
     }
 
@@ -321,6 +381,18 @@ mod tests {
         for (number, phase) in Phase::ALL.into_iter().enumerate() {
             assert_eq!(phase as usize, number);
             let slot = Slot { phase, ..sample() };
+            assert_eq!(Slot::decode(&slot.encode()), Some(Found::Slot(slot)));
+        }
+    }
+
+    #[test]
+    fn every_exit_comes_back() {
+        let codes = [0, 1, 255].map(Exit::Code);
+        let signals = [(9, false), (64, false), (11, true)];
+        let signals = signals.map(|(number, core)| Exit::Signal { number, core });
+        let known = codes.into_iter().chain(signals).chain([Exit::Unknown]).map(Some);
+        for (last, is_done) in known.chain([None]).flat_map(|l| [(l, false), (l, true)]) {
+            let slot = Slot { last, is_done, ..sample() };
             assert_eq!(Slot::decode(&slot.encode()), Some(Found::Slot(slot)));
         }
     }
@@ -373,6 +445,11 @@ mod tests {
         leave_status(&path, 9, 256).unwrap();
         assert_eq!(left_status(&path, 9), Some(256));
         assert_eq!(left_status(&path, 8), None);
+        assert_eq!(left_usage(&path, 9), None);
+        let usage = Usage { cpu: 5, peak: u64::MAX };
+        leave_usage(&path, 9, usage).unwrap();
+        assert_eq!((left_status(&path, 9), left_usage(&path, 9)), (Some(256), Some(usage)));
+        assert_eq!(left_usage(&path, 8), None);
         fs::write(&path, b"torn").unwrap();
         assert_eq!(left_status(&path, 9), None);
     }

@@ -33,6 +33,15 @@ impl Environment {
         })
     }
 
+    /// The same, taken apart.
+    pub fn pairs(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.iter().filter_map(|entry| {
+            let entry = entry.to_bytes();
+            let at = entry.iter().position(|&b| b == b'=')?;
+            Some((OsStr::from_bytes(&entry[..at]), OsStr::from_bytes(&entry[at + 1..])))
+        })
+    }
+
     /// The value of a variable; the first entry counts, as with `getenv(3)`.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<&[u8]> {

@@ -79,6 +79,12 @@ impl Fake {
         world.failing_forks.extend(std::iter::repeat_n(errno, times));
     }
 
+    /// The next so many runs cannot be let through their gate.
+    pub fn fail_releases(&self, errno: i32, times: usize) {
+        let mut world = self.world();
+        world.failing_releases.extend(std::iter::repeat_n(errno, times));
+    }
+
     /// A signal reaches us at that time.
     pub fn signal_us(&self, at: Duration, signal: Signal) {
         self.world().plan(at, Happening::Event(Event::Signal(signal)));

@@ -92,6 +92,15 @@ impl fmt::Display for Exit {
     }
 }
 
+/// What a process has used that has ended, together with what it has waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// CPU time, microseconds.
+    pub cpu: u64,
+    /// The most memory that was resident in one of them, bytes.
+    pub peak: u64,
+}
+
 /// A program to be started as a service.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
@@ -107,8 +116,26 @@ pub struct Launch {
     pub umask: Option<u32>,
     /// Limits to set, see [`Limit`].
     pub limits: Vec<Limit>,
-    /// A file that standard output and error are appended to; `None` keeps ours.
-    pub output: Option<PathBuf>,
+    /// Where standard output and error go.
+    pub output: Output,
+}
+
+/// Where the output of a program goes. Unless it is ours, it has no input.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Where ours goes.
+    #[default]
+    Ours,
+    /// Both are appended to this file.
+    File(PathBuf),
+    /// Into named pipes, which it holds open for reading as well: it never sees
+    /// SIGPIPE, and finds nobody missing.
+    Pipes {
+        /// For standard output.
+        out: PathBuf,
+        /// For standard error; the same one where there is none.
+        err: Option<PathBuf>,
+    },
 }
 
 /// One resource limit, as `getrlimit(2)` knows it.
@@ -138,6 +165,27 @@ pub enum Step {
     Exec = 4,
 }
 
+impl Step {
+    /// From its number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        let all = [Self::Fork, Self::Limits, Self::Directory, Self::Output, Self::Exec];
+        all.into_iter().find(|step| *step as u8 == number)
+    }
+
+    /// What failed, in a word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fork => "fork",
+            Self::Limits => "limits",
+            Self::Directory => "directory",
+            Self::Output => "output",
+            Self::Exec => "exec",
+        }
+    }
+}
+
 /// Why a launch failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaunchError {
@@ -152,10 +200,17 @@ impl LaunchError {
     /// something, or somebody is writing the script.
     #[must_use]
     pub fn is_temporary(self) -> bool {
-        matches!(
-            self.errno,
-            libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ETXTBSY | libc::EINTR
-        )
+        match self.errno {
+            libc::EAGAIN
+            | libc::ENOMEM
+            | libc::EMFILE
+            | libc::ENFILE
+            | libc::ETXTBSY
+            | libc::EINTR => true,
+            // What is written down before a run begins could not be.
+            libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::EIO => self.step == Step::Fork,
+            _ => false,
+        }
     }
 
     /// The exit code that a shell gives for it: 127 for a program that is not
@@ -271,6 +326,12 @@ pub trait ProcessBackend {
 
     /// How a process has ended that is not our child, as far as the system still knows.
     fn end_of(&self, process: ProcessId) -> Exit;
+
+    /// What a process has used whose end was an event of ours just now, if we have
+    /// reaped it.
+    fn usage_of(&self, _process: ProcessId) -> Option<Usage> {
+        None
+    }
 
     /// Lets time pass; what happens meanwhile is reported afterwards.
     fn pause(&mut self, time: Duration);

@@ -20,7 +20,7 @@ use nix::unistd::geteuid;
 use super::spawn::{self, Cradle};
 use super::{
     Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, RUN_VARIABLE,
-    Tree,
+    Tree, Usage,
 };
 
 cfg_if::cfg_if! {
@@ -46,13 +46,15 @@ cfg_if::cfg_if! {
 
 pub use super::inherit::{close_all_but, inherited, set_inherited};
 pub use super::spawn::{
-    exec_beside, exit_now, fork_with, keep_only, note_ignored, note_stop, page_size, set_groups,
+    exec_beside, exit_now, fork_with, keep_only, note_ignored, note_stop, page_size,
+    raise_descriptor_limit, set_groups,
 };
 pub use sys::{
-    Event as QueueEvent, EventQueue, KEEPS_ORPHANS, Process, become_subreaper, boot_id, born,
-    children, close_from, code, disable_pidfd, discard, first_stack, fork_beside, fork_onto, guard,
-    has_handles, is_stopped, knows_its_children, leave_first_stack, map_memory, parent, peek_child,
-    pid_space, prepare_title, processes, send, set_title, start_beside, variable,
+    Event as QueueEvent, EventQueue, KEEPS_ORPHANS, MOVES, Peephole, Process, become_subreaper,
+    boot_id, born, children, close_from, code, disable_pidfd, discard, enlarge, first_stack,
+    forget_environment, fork_beside, fork_onto, guard, has_handles, is_stopped, knows_its_children,
+    leave_first_stack, map_memory, move_bytes, parent, peek_child, pid_space, prepare_title,
+    processes, send, set_title, start_beside, unread, variable,
 };
 
 mod census;
@@ -108,6 +110,13 @@ pub fn run_mark(pid: i32) -> Option<u64> {
     u64::from_str_radix(str::from_utf8(&value).ok()?, 16).ok()
 }
 
+/// What a child of ours has used that has ended and was not reaped yet, where the
+/// system tells.
+#[must_use]
+pub fn usage_of_ended(pid: i32) -> Option<Usage> {
+    sys::usage_of_ended(pid).map(|(cpu, peak)| Usage { cpu, peak })
+}
+
 /// The one real [`ProcessBackend`]. For a process with a single thread: it
 /// forks, and blocks signals for the thread that makes it.
 pub struct Native {
@@ -123,6 +132,8 @@ pub struct Native {
     others: Option<Box<dyn Fn() -> Vec<i32>>>,
     /// Where looks at all processes are shared.
     shared: Option<PathBuf>,
+    /// What the child that was last reaped has used.
+    used: Option<(ProcessId, Usage)>,
 }
 
 impl Native {
@@ -156,6 +167,7 @@ impl Native {
             leaves_reaping,
             others: None,
             shared: None,
+            used: None,
         };
         // For children from before, whose SIGCHLD nobody collected.
         native.reap_all()?;
@@ -180,8 +192,8 @@ impl Native {
     /// # Errors
     /// As `waitpid(2)`, but not for a process that is no child of ours.
     pub fn reap(&mut self, pid: i32) -> io::Result<()> {
-        if let Some((pid, status)) = spawn::reap(pid)? {
-            self.has_ended(pid, Exit::from_status(status));
+        if let Some((pid, status, usage)) = spawn::reap(pid)? {
+            self.has_ended(pid, Exit::from_status(status), usage);
         }
         Ok(())
     }
@@ -193,17 +205,18 @@ impl Native {
         if self.leaves_reaping {
             return Ok(count);
         }
-        while let Some((pid, status)) = spawn::reap(-1)? {
-            self.has_ended(pid, Exit::from_status(status));
+        while let Some((pid, status, usage)) = spawn::reap(-1)? {
+            self.has_ended(pid, Exit::from_status(status), usage);
             count += 1;
         }
         Ok(count)
     }
 
     /// Queues the events of a child that has just been reaped.
-    fn has_ended(&mut self, pid: i32, exit: Exit) {
+    fn has_ended(&mut self, pid: i32, exit: Exit, usage: Usage) {
         if let Some(at) = self.children.iter().position(|c| c.id.pid == pid) {
             let mut child = self.children.swap_remove(at);
+            self.used = Some((child.id, usage));
             child.grown();
             let Child { id, stage, .. } = child;
             let failure = match &stage {
@@ -319,6 +332,10 @@ impl ProcessBackend for Native {
     fn end_of(&self, process: ProcessId) -> Exit {
         let status = sys::exit_status(process.pid, process.born, None);
         status.map_or(Exit::Unknown, Exit::from_status)
+    }
+
+    fn usage_of(&self, process: ProcessId) -> Option<Usage> {
+        self.used.filter(|(id, _)| *id == process).map(|(_, usage)| usage)
     }
 
     fn pause(&mut self, time: Duration) {

@@ -25,13 +25,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, write};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, read, setsid};
 
-use super::{Launch, LaunchError, Limit, Step};
+use super::{Launch, LaunchError, Limit, Output, Step, Usage};
 
 /// Where the child holds its end of the socket: the first after the standard
 /// three, so that one call closes all others.
@@ -171,14 +172,39 @@ pub fn keep_only(socket: UnixStream) -> UnixStream {
 }
 
 /// Sets the supplementary groups (setgroups(2)), for root. nix leaves it out on
-/// macOS, where initgroups(3) is preferred, which a static binary cannot use.
+/// macOS, where initgroups(3) is preferred, which a static binary cannot use. Of
+/// more than the system takes the first count, as with initgroups(3): macOS, NetBSD
+/// and OpenBSD take 16.
 ///
 /// # Errors
 /// `EPERM` for anybody else.
 pub fn set_groups(groups: &[Gid]) -> io::Result<()> {
+    // SAFETY: a number is asked for; sysconf(3) is allowed between fork and exec.
+    let most = unsafe { libc::sysconf(libc::_SC_NGROUPS_MAX) };
+    let most = usize::try_from(most).unwrap_or(groups.len());
+    let groups = &groups[..groups.len().min(most)];
     // SAFETY: a `Gid` is a transparent gid_t, and the slice outlives the call.
     let answer = unsafe { libc::setgroups(groups.len() as _, groups.as_ptr().cast()) };
     Ok(Errno::result(answer).map(drop)?)
+}
+
+/// Allows us as many descriptors as we may allow ourselves (setrlimit(2)). What the
+/// system refuses stays as it was.
+pub fn raise_descriptor_limit() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let raise = |to| setrlimit(Resource::RLIMIT_NOFILE, to, hard).is_ok();
+    if !raise(hard) {
+        raise(instead_of(soft, hard));
+    }
+}
+
+/// The soft limit where the hard one is refused for it: macOS gives "unlimited" for
+/// the latter, and for the former takes min(`OPEN_MAX`, hard) only (setrlimit(2),
+/// COMPATIBILITY) in the kernels that do not cut it themselves.
+fn instead_of(soft: rlim_t, hard: rlim_t) -> rlim_t {
+    /// sys/syslimits.h of macOS.
+    const OPEN_MAX: rlim_t = 10_240;
+    hard.min(OPEN_MAX).max(soft)
 }
 
 /// The length of a page of memory (sysconf(3)).
@@ -218,23 +244,33 @@ pub(super) fn report(channel: &OwnedFd) -> Option<LaunchError> {
     Some(LaunchError { step, errno: i32::from_ne_bytes(errno) })
 }
 
-/// Waits for a child that has ended, any for -1, and gives its pid and wait
-/// status; `None` when none has, or none is there. Not `nix::waitpid`, which
+/// Waits for a child that has ended, any for -1, and gives its pid, wait status and
+/// what it has used; `None` when none has, or none is there. Not `nix::waitpid`, which
 /// takes a status away and then fails when a real-time signal was the cause.
-pub(super) fn reap(pid: i32) -> io::Result<Option<(i32, i32)>> {
+pub(super) fn reap(pid: i32) -> io::Result<Option<(i32, i32, Usage)>> {
     let mut status = 0;
+    // SAFETY: all-zero is a valid rusage.
+    let mut used: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
-        // SAFETY: the pointer is to a live integer.
-        match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
+        // SAFETY: the pointers are to live variables.
+        match unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, &raw mut used) } {
             0 => return Ok(None),
             -1 => match Errno::last() {
                 Errno::EINTR => {}
                 Errno::ECHILD => return Ok(None),
                 e => return Err(e.into()),
             },
-            pid => return Ok(Some((pid, status))),
+            pid => return Ok(Some((pid, status, usage(&used)))),
         }
     }
+}
+
+fn usage(used: &libc::rusage) -> Usage {
+    let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    // Kilobytes, but on macOS (getrusage(2) of each).
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+    let peak = u64::try_from(used.ru_maxrss).unwrap_or(0) * unit;
+    Usage { cpu: micros(used.ru_utime) + micros(used.ru_stime), peak }
 }
 
 /// Takes note of it that a child of ours was stopped; the kernel tells it only
@@ -286,7 +322,8 @@ struct Plan {
     environment: Vec<*const c_char>,
     directory: CString,
     umask: Option<Mode>,
-    output: Option<CString>,
+    /// For output and error, and whether these are pipes.
+    output: Option<(CString, Option<CString>, bool)>,
     launch: Launch,
 }
 
@@ -298,7 +335,13 @@ impl Plan {
             environment: environment.chain([ptr::null()]).collect(),
             directory: path(&launch.directory)?,
             umask: launch.umask.map(|bits| Mode::from_bits_truncate(bits as libc::mode_t)),
-            output: launch.output.as_deref().map(path).transpose()?,
+            output: match &launch.output {
+                Output::Ours => None,
+                Output::File(file) => Some((path(file)?, None, false)),
+                Output::Pipes { out, err } => {
+                    Some((path(out)?, err.as_deref().map(path).transpose()?, true))
+                }
+            },
             // What was pointed to lies on the heap, and moves with neither.
             launch,
         })
@@ -343,8 +386,8 @@ impl Plan {
     /// Directory, output and limits.
     fn settle_in(&self) -> Result<(), (Step, Errno)> {
         chdir(self.directory.as_c_str()).map_err(|e| (Step::Directory, e))?;
-        if let Some(output) = &self.output {
-            redirect(output).map_err(|e| (Step::Output, e))?;
+        if let Some((out, err, are_pipes)) = &self.output {
+            redirect(out, err.as_deref(), *are_pipes).map_err(|e| (Step::Output, e))?;
         }
         // Last, so that a limit on descriptors does not hit the lines above.
         for limit in &self.launch.limits {
@@ -395,15 +438,26 @@ fn is_let_through(channel: &OwnedFd) -> bool {
     }
 }
 
-fn redirect(output: &CStr) -> nix::Result<()> {
+fn redirect(out: &CStr, err: Option<&CStr>, are_pipes: bool) -> nix::Result<()> {
     let null = nix::fcntl::open(c"/dev/null", OFlag::O_RDONLY, Mode::empty())?;
     dup2_stdin(&null)?;
     drop_above_standard(null);
-    let flags =
-        OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
-    let file = nix::fcntl::open(output, flags, Mode::from_bits_truncate(0o640))?;
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
+    let flags = flags
+        | match are_pipes {
+            true => OFlag::O_RDWR,
+            false => OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT,
+        };
+    let file = nix::fcntl::open(out, flags, Mode::from_bits_truncate(0o640))?;
     dup2_stdout(&file)?;
-    dup2_stderr(&file)?;
+    match err {
+        None => dup2_stderr(&file)?,
+        Some(err) => {
+            let err = nix::fcntl::open(err, flags, Mode::from_bits_truncate(0o640))?;
+            dup2_stderr(&err)?;
+            drop_above_standard(err);
+        }
+    }
     drop_above_standard(file);
     Ok(())
 }
@@ -423,12 +477,30 @@ fn set_limit(limit: Limit) -> nix::Result<()> {
 }
 
 /// A limit as this system writes it; above its infinity is infinity.
-fn number(limit: u64) -> libc::rlim_t {
+fn number(limit: u64) -> rlim_t {
     const INFINITY: i128 = libc::RLIM_INFINITY as i128;
-    i128::from(limit).min(INFINITY) as libc::rlim_t
+    i128::from(limit).min(INFINITY) as rlim_t
 }
 
 fn exit(code: i32) -> ! {
     // SAFETY: this process has nothing to clean up.
     unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_refused_is_not_lowered_instead() {
+        let infinity = libc::RLIM_INFINITY;
+        for (soft, hard, expected) in [
+            (256, infinity, 10_240),
+            (256, 4096, 4096),
+            (20_000, infinity, 20_000),
+            (infinity, infinity, infinity),
+        ] {
+            assert_eq!(instead_of(soft, hard), expected, "{soft} of {hard}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 mod foreign;
 mod line;
+mod log;
 mod pending;
 mod resume;
 mod wait;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use reraise::backend::Owner;
 use reraise::error::{ExitCode, Fault};
+use reraise::logger::rules::Place;
 use reraise::name::ServiceName;
 use reraise::paths::Files;
 use reraise::service::Entry;
@@ -116,8 +118,10 @@ pub(crate) fn run(setting: &Setting, patterns: &[OsString], verb: Verb) -> Resul
     }
     let mut pending = BTreeMap::new();
     let mut line = Line::new(setting, verb, found.services.len());
+    let mut places = Vec::new();
     for (name, entry) in &found.services {
-        match precheck(&line, name, entry.as_ref(), found.named.contains(name)) {
+        let is_named = found.named.contains(name);
+        match precheck(&line, name, entry.as_ref(), is_named, &mut places) {
             Ok(Some(one)) => {
                 // Asked for at once: the keeper works while we look at the next.
                 // But a keeper that we start here resumes all by itself.
@@ -137,6 +141,7 @@ pub(crate) fn run(setting: &Setting, patterns: &[OsString], verb: Verb) -> Resul
     if !pending.is_empty() {
         codes.extend(wait(&mut line, pending)?);
     }
+    log::warn(places);
     Ok(ExitCode::of_all(codes))
 }
 
@@ -164,6 +169,7 @@ fn precheck(
     name: &ServiceName,
     entry: Option<&Entry>,
     is_named: bool,
+    places: &mut Vec<(ServiceName, Place)>,
 ) -> Result<Option<Pending>, Stay> {
     let (setting, verb) = (line.setting, line.verb);
     let seen = look(setting, name, entry);
@@ -181,8 +187,9 @@ fn precheck(
                 console::line(&format!("{name}: skip (because already running)"));
                 return Ok(None);
             }
-            startable(line, name).map_err(Stay::Fault)?;
+            let place = startable(line, name).map_err(Stay::Fault)?;
             recordable(setting, name).map_err(Stay::Fault)?;
+            places.extend(place.map(|place| (name.clone(), place)));
             Ok(Some(Pending::new(&seen, log)))
         }
         Verb::Stop { .. } if is_idle(setting, name, &seen) => {
@@ -203,11 +210,13 @@ fn precheck(
     }
 }
 
-/// Refuses here, in the caller's words, what a worker would refuse.
-fn startable(line: &Line<'_>, name: &ServiceName) -> Result<(), Fault> {
-    let loaded = launch::load(line.context()?, name)?;
+/// Refuses here, in the caller's words, what a worker would refuse; where the log of
+/// the others is to be.
+fn startable(line: &Line<'_>, name: &ServiceName) -> Result<Option<Place>, Fault> {
+    let context = line.context()?;
+    let loaded = launch::load(context, name)?;
     match loaded.problems.split_first() {
-        None => Ok(()),
+        None => Ok(Place::of(&loaded.config, &context.logdir, name)),
         Some((first, rest)) => {
             for problem in rest.iter().rev() {
                 console::fault(&launch::config_fault(name, &loaded.entry.program, problem));

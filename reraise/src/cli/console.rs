@@ -62,6 +62,12 @@ impl Paint {
         Self { on: wants_colour(&io::stdout()) }
     }
 
+    /// For anything that is no terminal.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self { on: false }
+    }
+
     /// The text in green, yellow (33) or whatever the code says.
     pub(crate) fn colour(&self, text: &str, code: u8) -> String {
         if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }

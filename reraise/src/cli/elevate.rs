@@ -50,7 +50,8 @@ pub(crate) fn run(
         }
         Elevation::Drop(_) => (order.dropped()?, false),
     };
-    command.arg(super::AS_OWNER).args(options(setting, owner.uid)).args(words).arg("--");
+    command.arg(format!("{}={}", super::AS_OWNER, setting.asker()));
+    command.args(options(setting, owner.uid)).args(words).arg("--");
     command.args(names.iter().map(ServiceName::as_str));
     // The words of sudo are part of ours, unless it asks for a password.
     if by_sudo && !interactive {

@@ -2,14 +2,19 @@
 //! line apart and nothing else.
 
 mod act;
+mod asker;
 mod clean;
 mod client;
+mod clock;
 mod console;
+mod deaths;
 mod demo;
 mod doctor;
 mod elevate;
+mod events;
 mod list;
 mod logs;
+mod nearest;
 mod select;
 mod skeleton;
 mod status;
@@ -17,6 +22,7 @@ mod up;
 mod upgrade;
 mod usage;
 mod users;
+mod why;
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
@@ -141,6 +147,29 @@ enum Command {
     /// it is. The keeper becomes the new program, with its pid, and then one worker after the
     /// other is replaced. No service is restarted, or notices.
     Upgrade,
+    /// Show what became of services: each start, end, stop, and who asked for it
+    Events {
+        /// Names or patterns ('http-*'); all when there is none
+        patterns: Vec<OsString>,
+        /// Go on, and show what happens from now on
+        #[arg(long, short)]
+        follow: bool,
+        /// Show the last LINES
+        #[arg(long, short = 'n', value_name = "LINES", default_value_t = 100)]
+        lines: usize,
+        /// As JSON, an object on each line, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain why services are as they are: what happened, what comes next, what to do
+    Why {
+        /// Names or patterns ('http-*')
+        #[arg(required = true)]
+        names: Vec<OsString>,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove records of services that do not run
     Clean {
         /// Names or patterns ('http-*'); all when there is none
@@ -164,7 +193,8 @@ enum Command {
 }
 
 /// What only Reraise says to itself, as the first word: the rest is the command
-/// line of another user's `reraise`, which has started us as the owner of services.
+/// line of another user's `reraise`, which has started us as the owner of services,
+/// and says after `=` who that is.
 pub(crate) const AS_OWNER: &str = "--as-owner";
 /// Likewise: the web server of the demonstration, with the file that tells its
 /// port. clap knows neither of them, or its hints and errors would name them.
@@ -175,6 +205,8 @@ pub(crate) struct Setting {
     pub(crate) dirs: Dirs,
     /// Started by another user's `reraise`, see [`elevate`].
     pub(crate) as_owner: bool,
+    /// Who has started that one, as they say.
+    asked_by: Option<String>,
     /// The pid of our keeper, asked for once.
     keeper: OnceCell<Option<i32>>,
     /// Our directory of records, opened once.
@@ -193,6 +225,11 @@ impl Setting {
             Some(records) => Record::read_in(records.as_fd(), name.as_str().as_ref(), &[me]),
             None => Record::read(&self.dirs.piddir(me).join(name.as_str()), &[me]),
         }
+    }
+
+    /// Who asks, see [`asker`].
+    pub(crate) fn asker(&self) -> String {
+        self.asked_by.clone().unwrap_or_else(asker::describe)
     }
 
     /// The pid of our keeper, if it lives and knows how its workers are.
@@ -227,13 +264,16 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
     {
         return demo::serve(port_file);
     }
-    let as_owner = words.get(1).is_some_and(|first| first == AS_OWNER);
+    let first = words.get(1).and_then(|first| first.to_str()?.strip_prefix(AS_OWNER));
+    let asked_by = first.filter(|who| who.is_empty() || who.starts_with('='));
+    let asked_by = asked_by.map(|who| who.trim_start_matches('=').to_owned());
+    let as_owner = asked_by.is_some();
     if as_owner {
         words.remove(1);
         *offset = elevate::RAN;
     }
     let mut command = Arguments::command().after_help(usage::exit_codes());
-    let matches = command.try_get_matches_from_mut(words);
+    let matches = command.try_get_matches_from_mut(words.clone());
     let arguments = match matches.and_then(|m| Arguments::from_arg_matches(&m)) {
         Ok(arguments) => arguments,
         // Whoever says nothing wants to know what there is to say.
@@ -241,10 +281,11 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
             console::complain(&usage::first_words(&command));
             return Ok(ExitCode::Usage);
         }
+        Err(e) if e.use_stderr() => return Err(usage::fault(&e, &command, &words)),
         Err(e) => {
             // Help and version are no errors, and go to standard output.
             let _ = e.print();
-            return Ok(if e.use_stderr() { ExitCode::Usage } else { ExitCode::Ok });
+            return Ok(ExitCode::Ok);
         }
     };
     let given = Given { dir: arguments.dir, piddir: arguments.piddir, logdir: arguments.logdir };
@@ -255,6 +296,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Ok::<_, Fault>(Setting {
             dirs,
             as_owner,
+            asked_by,
             keeper: OnceCell::new(),
             records: OnceCell::new(),
         })
@@ -276,6 +318,10 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Restart { patterns, no_wait } => {
             act::run(&setting(given)?, &patterns, act::Verb::Restart { wait: !no_wait })
         }
+        Command::Events { patterns, follow, lines, json } => {
+            events::run(&setting(given)?, &patterns, &events::Wish { follow, lines, json })
+        }
+        Command::Why { names, json } => why::run(&setting(given)?, &names, json),
         Command::Up { patterns } => up::run(&setting(given)?, &patterns),
         Command::Upgrade => upgrade::run(&setting(given)?),
         Command::Clean { patterns } => clean::run(&setting(given)?, &patterns),

@@ -16,7 +16,7 @@ use reraise::paths;
 use reraise::service::Entry;
 use reraise::supervise::launch::no_service;
 
-use super::Setting;
+use super::{Setting, usage};
 
 /// The services that were named, and what was wrong with the rest.
 #[derive(Default)]
@@ -89,7 +89,11 @@ fn one(
         return matching(&word.to_string_lossy(), known, dir);
     }
     match name {
-        Ok(name) => Err(no_service(&name, dir)),
+        Ok(name) => {
+            let fault = no_service(&name, dir);
+            let all = all(setting, true).unwrap_or_default();
+            Err(usage::or_nearest(fault, word, all.iter().map(ServiceName::as_str)))
+        }
         Err(e) => Err(Fault::new(ExitCode::Usage, printable(word), e, e.advice())),
     }
 }

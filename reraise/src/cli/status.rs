@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use reraise::backend::native;
 use reraise::error::{ExitCode, Fault};
 use reraise::failing::Failing;
+use reraise::history::deaths::Death;
 use reraise::legacy;
+use reraise::logger::report::Report;
 use reraise::name::ServiceName;
 use reraise::paths::{self, Files};
 use reraise::record::{Phase, Record};
@@ -22,7 +24,7 @@ use reraise::service::Entry;
 
 use super::console::Paint;
 use super::select::select;
-use super::{Setting, console};
+use super::{Setting, console, deaths};
 
 /// The version of what `--json` prints; it grows when a field changes meaning.
 const SCHEMA: u32 = 1;
@@ -46,7 +48,7 @@ pub(crate) enum State {
 }
 
 impl State {
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::NotRunning => "not-running",
             Self::NotExecutable => "not-executable",
@@ -61,7 +63,7 @@ impl State {
         }
     }
 
-    fn colour(self) -> u8 {
+    pub(crate) fn colour(self) -> u8 {
         match self {
             Self::Running => 32,
             Self::Starting | Self::Stopping | Self::Stop => 33,
@@ -232,6 +234,11 @@ pub(crate) fn run(
 ) -> Result<ExitCode, Fault> {
     let found = select(setting, patterns)?;
     let rows = look_at_all(setting, &found.services);
+    let last = |name: &ServiceName, entry| last_death(setting, name, entry);
+    let lasts: Vec<Option<Death>> = match long || json {
+        true => rows.iter().map(|(name, entry, _)| last(name, *entry)).collect(),
+        false => Vec::new(),
+    };
     let usage = if long {
         long::usage(rows.iter().map(|(.., seen)| seen)).map_err(|e| {
             Fault::new(ExitCode::System, "the processes", format!("cannot be listed: {e}"), "")
@@ -239,15 +246,21 @@ pub(crate) fn run(
     } else {
         Vec::new()
     };
+    let reports: Vec<Report> = match long || json {
+        true => rows.iter().map(|(name, entry, _)| report(setting, name, *entry)).collect(),
+        false => Vec::new(),
+    };
     if json {
         let services: Vec<Value> = rows
             .iter()
             .enumerate()
-            .map(|(i, (name, entry, seen))| as_json(name, *entry, seen, usage.get(i)))
+            .map(|(i, (name, entry, seen))| {
+                as_json(name, *entry, seen, usage.get(i), &reports[i], lasts[i])
+            })
             .collect();
         console::line(&json!({"version": SCHEMA, "services": services}).to_string());
     } else {
-        print(&rows, &usage);
+        print(&rows, &usage, &reports, &lasts);
     }
     for (name, entry, seen) in &rows {
         if let Some(trouble) = &seen.trouble {
@@ -270,6 +283,12 @@ pub(crate) fn run(
     Ok(ExitCode::of_all(codes.chain(unknown)))
 }
 
+/// What has become of its output.
+fn report(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Report {
+    let owner = entry.map_or(setting.dirs.uid(), |e| e.uid);
+    Report::read(&Files::of(&setting.dirs.piddir(owner), owner, name).own)
+}
+
 /// A service as it is selected, and what a look finds.
 type Row<'a> = (&'a ServiceName, Option<&'a Entry>, Seen);
 
@@ -284,7 +303,13 @@ fn look_at_all<'a>(
     services.iter().map(row).collect()
 }
 
-fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Usage>]) {
+fn print(
+    rows: &[Row<'_>],
+    usage: &[Option<long::Usage>],
+    reports: &[Report],
+    lasts: &[Option<Death>],
+) {
+    let silence = Report::default();
     let paint = Paint::new();
     let width = rows.iter().map(|(name, ..)| name.as_str().chars().count()).max();
     let width = width.unwrap_or(0).max(18);
@@ -295,7 +320,11 @@ fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Us
         match &seen.record {
             Some(record) if seen.state.has_details() => {
                 text.push_str(" # (");
-                details(&mut text, record, seen, usage.get(i).and_then(Option::as_ref));
+                let report = reports.get(i).unwrap_or(&silence);
+                details(&mut text, record, seen, usage.get(i).and_then(Option::as_ref), report);
+                if let Some(death) = lasts.get(i).and_then(Option::as_ref) {
+                    let _ = write!(text, ", last-death=\"{}\"", deaths::summary(death));
+                }
                 text.push(')');
             }
             _ => text.truncate(text.trim_end().len()),
@@ -306,7 +335,13 @@ fn print(rows: &[(&ServiceName, Option<&Entry>, Seen)], usage: &[Option<long::Us
     let _ = console::text(text.as_bytes());
 }
 
-fn details(text: &mut String, record: &Record, seen: &Seen, usage: Option<&long::Usage>) {
+fn details(
+    text: &mut String,
+    record: &Record,
+    seen: &Seen,
+    usage: Option<&long::Usage>,
+    report: &Report,
+) {
     let pid = Number(record.pid);
     let worker = Number(record.worker);
     let exit = Number(record.exit);
@@ -325,9 +360,8 @@ fn details(text: &mut String, record: &Record, seen: &Seen, usage: Option<&long:
     }
     if let Some(usage) = usage {
         let _ = write!(text, ", {usage}");
-        // The messages of its worker say why.
-        if record.more.is_some_and(|m| m.is_mute) {
-            text.push_str(", output is lost");
+        if let Some(words) = report.words() {
+            let _ = write!(text, ", {words}");
         }
     }
     if seen.is_unwatched {
@@ -362,11 +396,20 @@ impl fmt::Display for Clock {
     }
 }
 
+/// The last end of a run, where that may be read.
+fn last_death(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Option<Death> {
+    let owner = entry.map_or(setting.dirs.uid(), |entry| entry.uid);
+    let files = Files::of(&setting.dirs.piddir(owner), owner, name);
+    deaths::read(&files).pop()
+}
+
 fn as_json(
     name: &ServiceName,
     entry: Option<&Entry>,
     seen: &Seen,
     usage: Option<&Option<long::Usage>>,
+    report: &Report,
+    last_death: Option<Death>,
 ) -> Value {
     let record = seen.record.as_ref();
     let mut value = json!({
@@ -382,7 +425,13 @@ fn as_json(
         "raised": record.and_then(|r| r.more).map(|m| m.raised),
         "worker_failures": seen.failing.map_or(0, |f| f.failures),
         "watched": record.map(|_| !seen.is_unwatched),
-        "output_lost": record.and_then(|r| r.more).map(|m| m.is_mute),
+        "output": {
+            "lost_lines": report.lost_lines,
+            "lost_bytes": report.lost_bytes,
+            "removed_bytes": report.removed_bytes,
+            "trouble": report.trouble,
+        },
+        "last_death": last_death.map(|death| deaths::as_json(&death)),
     });
     if let Some(usage) = usage {
         value["tree"] = usage.map_or(Value::Null, long::Usage::to_json);

@@ -69,16 +69,28 @@ pub(crate) struct Account {
 pub(crate) fn account(uid: u32) -> Option<Account> {
     let local = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let line = local.lines().find(|line| name_in(line, uid).is_some()).map(str::to_owned);
-    let line =
-        line.or_else(|| output(Command::new("getent").args(["passwd", &uid.to_string()])))?;
-    // passwd(5): name, password, user, group, comment, home, shell.
-    let fields: Vec<&str> = line.trim_end().split(':').collect();
-    let &[name, _, _, gid, _, home, shell] = fields.as_slice() else { return None };
-    let (name, home, shell) = (name.to_owned(), home.to_owned(), shell.to_owned());
-    let gid = gid.parse().ok()?;
-    let groups = output(Command::new("id").args(["-G", &name]))?;
+    let number = uid.to_string();
+    let line = line
+        .or_else(|| output(Command::new("getent").args(["passwd", &number])))
+        // macOS has no getent, and its people are not in /etc/passwd (id(1)).
+        .or_else(|| output(Command::new("id").args(["-P", &number])))?;
+    let account = account_in(line.trim_end())?;
+    let groups = output(Command::new("id").args(["-G", &account.name]))?;
     let groups = groups.split_ascii_whitespace().flat_map(str::parse).collect();
-    Some(Account { name, home, shell, gid, groups })
+    Some(Account { groups, ..account })
+}
+
+/// passwd(5): name, password, user, group, comment, home, shell; as `id -P` has it
+/// with class, change and expire before the comment. The groups are not told.
+fn account_in(line: &str) -> Option<Account> {
+    let fields: Vec<&str> = line.split(':').collect();
+    let (&[name, _, _, gid, _, home, shell] | &[name, _, _, gid, _, _, _, _, home, shell]) =
+        fields.as_slice()
+    else {
+        return None;
+    };
+    let (name, home, shell) = (name.to_owned(), home.to_owned(), shell.to_owned());
+    Some(Account { name, home, shell, gid: gid.parse().ok()?, groups: Vec::new() })
 }
 
 #[cfg(test)]
@@ -94,5 +106,22 @@ mod tests {
         assert_eq!(users.user(0), "root");
         assert_eq!(users.user(4_000_000_123), "4000000123");
         assert_eq!(users.group(4_000_000_123), "4000000123");
+    }
+
+    #[test]
+    fn both_forms_of_an_account() {
+        for line in [
+            "ann:x:501:20:Ann Other:/Users/ann:/bin/zsh",
+            "ann:********:501:20::0:0:Ann Other:/Users/ann:/bin/zsh",
+        ] {
+            let account = account_in(line).unwrap();
+            let texts = [account.name, account.home, account.shell];
+            assert_eq!((texts.join(" "), account.gid), ("ann /Users/ann /bin/zsh".into(), 20));
+        }
+        for line in
+            ["", "ann", "ann:x:501:staff:Ann:/Users/ann:/bin/zsh", "ann:x:501:20:Ann:/Users/ann"]
+        {
+            assert!(account_in(line).is_none(), "{line}");
+        }
     }
 }

@@ -2,7 +2,10 @@
 //! the README take names, defaults and meanings from here.
 
 use super::Config;
-use super::parsers::{RESTART, STOP_TO, YES_NO, ladder, log, max_retry, ok_exit, one_of, seconds};
+use super::parsers::{
+    LOG_FULL, LOG_TIME, RESTART, STDERR, STOP_TO, YES_NO, age, command, count, ladder, log,
+    max_retry, ok_exit, one_of, seconds, size,
+};
 
 /// Puts a value into a [`Config`], or says what is wrong with it.
 type Set = fn(&mut Config, &str) -> Result<(), String>;
@@ -45,6 +48,8 @@ const fn later(name: &'static str, default: &'static str, meaning: &'static str)
 
 const SECONDS: &str = "seconds, such as 10 or 0.5";
 const LADDER: &str = "up to 8 signals with seconds to wait, such as \"TERM 30, KILL 10\"";
+const SIZE: &str = "bytes, such as 500k, 10M or 1G";
+const AGE: &str = "a time such as 90, 30m, 12h or 7d, or none";
 const LOG: &str = "yes, no or an absolute path";
 const OK_EXIT: &str = "exit codes and names of signals, such as \"0 2 TERM\"";
 
@@ -71,6 +76,22 @@ pub const KEYS: &[Key] = &[
         |config, text| one_of(YES_NO, text).map(|value| config.detach = value)),
     key("log", "yes", LOG, "keep what the service prints: in $RERAISE_LOGDIR, or at a path",
         |config, text| log(text).map(|value| config.log = value)),
+    key("log_stderr", "merge", "merge or separate", "separate: standard error has a log of its own, in stderr/",
+        |config, text| one_of(STDERR, text).map(|value| config.logging.is_split = value)),
+    key("log_size", "10M", SIZE, "a log of this size is rotated",
+        |config, text| size(text).map(|value| config.logging.size = value.max(1))),
+    key("log_age", "none", AGE, "so is one that was begun so long ago",
+        |config, text| age(text).map(|value| config.logging.age = value)),
+    key("log_keep", "10", "a whole number", "rotated files that are kept",
+        |config, text| count(text).map(|value| config.logging.keep = value)),
+    key("log_total", "100M", SIZE, "bytes of all its files together",
+        |config, text| size(text).map(|value| config.logging.total = value)),
+    key("log_time", "none", "none, iso, epoch or tai64n", "the time before each line",
+        |config, text| one_of(LOG_TIME, text).map(|value| config.logging.time = value)),
+    key("log_after", "none", "a command, or none", "is run for each rotated file, with its path behind it",
+        |config, text| command(text).map(|value| config.logging.after = value)),
+    key("log_full", "drop-oldest", "drop-oldest, drop-new or block", "what is done while the disk is full",
+        |config, text| one_of(LOG_FULL, text).map(|value| config.logging.full = value)),
     key("essential", "no", "yes or no", "its end is that of all, with its exit code (`reraise up`)",
         |config, text| one_of(YES_NO, text).map(|value| config.essential = value)),
     later("reload", "HUP", "the signal of `reraise reload`, or a command"),
@@ -86,14 +107,6 @@ pub const KEYS: &[Key] = &[
     later("needs", "none", "services that must be ready first, and start and fail with it"),
     later("after", "none", "services that must be ready first"),
     later("group", "none", "names usable as @GROUP wherever a pattern is"),
-    later("log_stderr", "merge", "where standard error goes: merge or separate"),
-    later("log_size", "10M", "rotate a log of this size"),
-    later("log_age", "none", "rotate a log of this age"),
-    later("log_keep", "10", "rotated files to keep"),
-    later("log_total", "100M", "size of all of them together"),
-    later("log_time", "none", "time before each line: iso, epoch or tai64n"),
-    later("log_after", "none", "command run on each rotated file"),
-    later("log_full", "drop-oldest", "when the disk is full: drop-oldest, drop-new or block"),
     later("on_exit", "none", "command after each run"),
 ];
 
@@ -131,7 +144,8 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_table() {
         let script = "start_sec=7 max_retry=7 restart=never ok_exit=7 retry_sec=7 \
-            retry_max_sec=7 stop=HUP stop_to=group detach=yes log=no essential=yes";
+            retry_max_sec=7 stop=HUP stop_to=group detach=yes log=no essential=yes log_stderr=separate log_size=7 log_age=7d log_keep=7 \
+            log_total=7 log_time=iso log_after=gzip log_full=block";
         let lines: String = script.split(' ').map(|line| format!("config_{line}\n")).collect();
         let (mut config, problems) = Config::parse(lines.as_bytes(), &|_| None);
         assert_eq!(problems, []);

@@ -10,13 +10,14 @@ mod parsers;
 mod values;
 mod word;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
 
 pub use keys::{KEYS, Key};
-pub use values::{ExitSet, Ladder, LogTo, Restart, Rung, StopTo};
+pub use values::{ExitSet, Ladder, LogFull, LogTime, LogTo, Logging, Restart, Rung, StopTo};
 
 use crate::backend::Signal;
 use crate::name::printable;
@@ -50,6 +51,8 @@ pub struct Config {
     pub detach: bool,
     /// Where the output goes.
     pub log: LogTo,
+    /// How it is kept there.
+    pub logging: Logging,
     /// Whether its end is the end of all, under `reraise up`.
     pub essential: bool,
 }
@@ -70,6 +73,7 @@ impl Default for Config {
             stop_to: StopTo::Tree,
             detach: false,
             log: LogTo::Default,
+            logging: Logging::default(),
             essential: false,
         }
     }
@@ -131,6 +135,28 @@ impl Config {
         }
         result
     }
+}
+
+/// Where a script sets a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Number of the line, from 1.
+    pub line: usize,
+    /// What it says; `None` when that cannot be used.
+    pub value: Option<String>,
+}
+
+/// The lines of a script that set something, by their keys; of two for one key the
+/// later, which wins.
+///
+/// # Errors
+/// Those of `source`.
+pub fn places(source: &mut dyn Read, env: Env<'_>) -> io::Result<BTreeMap<String, Place>> {
+    let mut places = BTreeMap::new();
+    lines::for_each(source, env, &mut |line, (key, value)| {
+        places.insert(key, Place { line, value: value.ok() });
+    })?;
+    Ok(places)
 }
 
 fn suggestion(name: &str) -> String {
@@ -224,8 +250,8 @@ mod tests {
             ("config_stop=TERM 30", "line 1: config_stop: `30` comes after the value; quote a value with spaces; only a comment may follow it"),
             ("config_strat_sec=1", "line 1: config_strat_sec: unknown key; did you mean config_start_sec?"),
             ("config_max-retry=1", "line 1: config_max-retry: unknown key; did you mean config_max_retry?"),
-            ("config_logsize=1", "line 1: config_logsize: unknown key; did you mean config_log_size? (not supported by this version)"),
-            ("config_=1", "line 1: config_: unknown key; known after config_: start_sec, max_retry, restart, ok_exit, retry_sec, retry_max_sec, stop, stop_to, detach, log, essential"),
+            ("config_logsize=1", "line 1: config_logsize: unknown key; did you mean config_log_size?"),
+            ("config_=1", "line 1: config_: unknown key; known after config_: start_sec, max_retry, restart, ok_exit, retry_sec, retry_max_sec, stop, stop_to, detach, log, log_stderr, log_size, log_age, log_keep, log_total, log_time, log_after, log_full, essential"),
             ("config_reload=HUP", "line 1: config_reload is not supported by this version; remove the line, or put `#` before it"),
         ];
         for (script, message) in cases {

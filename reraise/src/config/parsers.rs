@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::shown;
-use super::values::{ExitSet, Ladder, LogTo, Restart, Rung, StopTo};
+use super::values::{ExitSet, Ladder, LogFull, LogTime, LogTo, Restart, Rung, StopTo};
 use crate::backend::Signal;
 
 /// The words that stand for values, in any case of letters.
@@ -19,6 +19,19 @@ pub(super) const STOP_TO: Words<StopTo> =
     &[("tree", StopTo::Tree), ("group", StopTo::Group), ("process", StopTo::Process)];
 pub(super) const YES_NO: Words<bool> =
     &[("yes", true), ("no", false), ("true", true), ("false", false), ("1", true), ("0", false)];
+
+pub(super) const STDERR: Words<bool> = &[("merge", false), ("separate", true)];
+pub(super) const LOG_TIME: Words<LogTime> = &[
+    ("none", LogTime::None),
+    ("iso", LogTime::Iso),
+    ("epoch", LogTime::Epoch),
+    ("tai64n", LogTime::Tai64n),
+];
+pub(super) const LOG_FULL: Words<LogFull> = &[
+    ("drop-oldest", LogFull::DropOldest),
+    ("drop-new", LogFull::DropNew),
+    ("block", LogFull::Block),
+];
 
 pub(super) fn one_of<T: Copy>(words: Words<T>, text: &str) -> Result<T, String> {
     let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text.trim()));
@@ -46,6 +59,59 @@ pub(super) fn max_retry(text: &str) -> Result<Option<u32>, String> {
         return word.parse().map(Some).map_err(|_| format!("`{}` is too large", shown(word)));
     }
     Err(format!("`{}` is not a whole number", shown(text)))
+}
+
+/// Digits and perhaps one letter behind them, which stands for a factor.
+fn scaled(text: &str, units: &[(char, u64)]) -> Option<Result<u64, String>> {
+    let word = text.trim();
+    let digits = word.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = &word[digits.len()..];
+    let mut letters = unit.chars();
+    let factor = match (letters.next(), letters.next()) {
+        (None, _) => 1,
+        (Some(letter), None) => units.iter().find(|(l, _)| l.eq_ignore_ascii_case(&letter))?.1,
+        _ => return None,
+    };
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    Some(number.ok_or_else(|| format!("`{}` is too large", shown(word))))
+}
+
+/// A number of bytes; k, M, G and T are powers of 1024.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let units = [('k', 1 << 10), ('m', 1 << 20), ('g', 1 << 30), ('t', 1 << 40)];
+    scaled(text, &units).unwrap_or_else(|| Err(format!("`{}` is not a size", shown(text))))
+}
+
+/// A time in seconds, minutes, hours, days or weeks.
+pub(super) fn age(text: &str) -> Result<Option<Duration>, String> {
+    if text.trim().eq_ignore_ascii_case("none") {
+        return Ok(None);
+    }
+    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400), ('w', 604_800)];
+    match scaled(text, &units) {
+        Some(Ok(0)) | None => Err(format!("`{}` is not a time", shown(text))),
+        Some(seconds) => seconds.map(|seconds| Some(Duration::from_secs(seconds))),
+    }
+}
+
+pub(super) fn count(text: &str) -> Result<u32, String> {
+    let word = text.trim();
+    if word.is_empty() || !word.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("`{}` is not a whole number", shown(text)));
+    }
+    word.parse().map_err(|_| format!("`{}` is too large", shown(word)))
+}
+
+/// What a shell is to run; `none` for nothing.
+pub(super) fn command(text: &str) -> Result<Option<String>, String> {
+    match text.trim() {
+        word if word.eq_ignore_ascii_case("none") => Ok(None),
+        word if word.contains('\0') => Err("command contains a NUL byte".to_owned()),
+        word => Ok(Some(word.to_owned())),
+    }
 }
 
 /// A signal by its name, with or without `SIG`.
@@ -145,6 +211,45 @@ mod tests {
         for (text, value) in cases {
             assert_eq!(seconds(text), value.map_err(str::to_owned), "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_ages_counts_and_commands() {
+        for (text, expected) in [
+            ("0", Ok(0)),
+            ("4096", Ok(4096)),
+            ("1k", Ok(1024)),
+            ("10M", Ok(10 << 20)),
+            ("2g", Ok(2 << 30)),
+            ("1T", Ok(1 << 40)),
+            ("", Err("`` is not a size")),
+            ("M", Err("`M` is not a size")),
+            ("10MB", Err("`10MB` is not a size")),
+            ("1.5M", Err("`1.5M` is not a size")),
+            ("-1", Err("`-1` is not a size")),
+            ("99999999T", Err("`99999999T` is too large")),
+        ] {
+            assert_eq!(size(text), expected.map_err(str::to_owned), "{text}");
+        }
+        for (text, expected) in [
+            ("none", Ok(None)),
+            ("90", Ok(Some(90))),
+            ("30m", Ok(Some(1800))),
+            ("12H", Ok(Some(43_200))),
+            ("7d", Ok(Some(604_800))),
+            ("2w", Ok(Some(1_209_600))),
+            ("0", Err("`0` is not a time")),
+            ("1y", Err("`1y` is not a time")),
+        ] {
+            let expected = expected.map(|s: Option<u64>| s.map(Duration::from_secs));
+            assert_eq!(age(text), expected.map_err(str::to_owned), "{text}");
+        }
+        assert_eq!(count(" 7 "), Ok(7));
+        assert_eq!(count("-7"), Err("`-7` is not a whole number".to_owned()));
+        assert_eq!(count("4294967296"), Err("`4294967296` is too large".to_owned()));
+        assert_eq!(command("none"), Ok(None));
+        assert_eq!(command(" gzip -9 "), Ok(Some("gzip -9".to_owned())));
+        assert!(command("a\0b").is_err());
     }
 
     #[test]

@@ -42,6 +42,66 @@ pub enum LogTo {
     Path(PathBuf),
 }
 
+/// What is kept of a service's output, and how (`config_log_…`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logging {
+    /// Whether standard error has a log of its own.
+    pub is_split: bool,
+    /// A file of so many bytes is rotated.
+    pub size: u64,
+    /// A file that was begun so long ago is rotated.
+    pub age: Option<Duration>,
+    /// Rotated files that are kept.
+    pub keep: u32,
+    /// Bytes of all files together.
+    pub total: u64,
+    /// What stands before each line.
+    pub time: LogTime,
+    /// A command for each rotated file.
+    pub after: Option<String>,
+    /// What is done while the log cannot be written.
+    pub full: LogFull,
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self {
+            is_split: false,
+            size: 10 << 20,
+            age: None,
+            keep: 10,
+            total: 100 << 20,
+            time: LogTime::None,
+            after: None,
+            full: LogFull::DropOldest,
+        }
+    }
+}
+
+/// The time before each line of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogTime {
+    /// Nothing: what the service says, byte for byte.
+    None,
+    /// `2026-11-22T06:00:00.123456+01:00`.
+    Iso,
+    /// Seconds since 1970, with microseconds.
+    Epoch,
+    /// As daemontools writes it.
+    Tai64n,
+}
+
+/// What is done with output while the disk is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFull {
+    /// Older files make room; where none is left, the output is dropped.
+    DropOldest,
+    /// The output is dropped.
+    DropNew,
+    /// The service waits.
+    Block,
+}
+
 /// One signal, and how long to wait for its effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rung {

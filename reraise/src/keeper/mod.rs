@@ -11,7 +11,7 @@
 //! | [`registry`] | what follows from what happens: decisions, and nothing else |
 //! | `serve` | the loop, and who asks for what |
 //! | `peers` | the connections |
-//! | `fork`, `worker` | new workers |
+//! | `fork`, `worker`, `logger` | its children: workers, and the one that writes what services say |
 //! | `reap` | children that have ended |
 //! | `scan` | what disk and process table say |
 //! | `settle` | how it takes its place |
@@ -19,6 +19,7 @@
 //! | `up` | in the foreground; the end of all services |
 
 mod fork;
+mod logger;
 mod peers;
 mod reap;
 pub mod registry;
@@ -91,6 +92,8 @@ struct Keeper {
     registry: Registry,
     connections: BTreeMap<u64, Connection>,
     next_token: u64,
+    /// When to listen again, see `peers`.
+    deaf: Option<Duration>,
     /// Workers that are our children, and the connection of each.
     workers: BTreeMap<i32, (ServiceName, u64)>,
     /// The connection of each service's worker.
@@ -134,6 +137,7 @@ struct Keeper {
     /// Clients that are told what we are.
     watchers: BTreeSet<Client>,
     renewal: Renewal,
+    logger: logger::Logger,
 }
 
 /// What interrupts the keeper's loop.
@@ -267,6 +271,8 @@ impl Keeper {
         if up.is_none() {
             settle::announce(is_quiet);
         }
+        keeper.find_former_logger();
+        keeper.need_logger();
         keeper.take_over()?;
         if let Some(names) = up.filter(|_| is_new) {
             keeper.bring_up(&names)?;
@@ -302,6 +308,7 @@ impl Keeper {
             registry: Registry::default(),
             connections: BTreeMap::new(),
             next_token: LISTENER + 1,
+            deaf: None,
             workers: BTreeMap::new(),
             links: BTreeMap::new(),
             adopted: BTreeMap::new(),
@@ -323,6 +330,7 @@ impl Keeper {
             upgrade: None,
             watchers: BTreeSet::new(),
             renewal: Renewal::default(),
+            logger: logger::Logger::default(),
         })
     }
 

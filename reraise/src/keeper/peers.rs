@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::registry::End;
-use super::{Keeper, Token};
+use super::{Keeper, LISTENER, Token, now};
 use crate::control::{Frame, Got, Reader};
 use crate::messages;
 use crate::name::ServiceName;
@@ -15,6 +15,8 @@ use crate::name::ServiceName;
 /// How long a peer that is behind is left alone, at first and at most.
 pub(super) const FIRST_NAP: Duration = Duration::from_millis(2);
 const LAST_NAP: Duration = Duration::from_secs(1);
+/// How long nobody is listened to when there is no descriptor for a connection.
+const DEAF: Duration = Duration::from_secs(1);
 /// So many bytes of answers are sent at once.
 const BATCH: usize = 1024;
 /// Bytes that are kept for a peer.
@@ -34,6 +36,8 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
     /// The requests of the command line share one context.
     pub(super) context: Rc<[u8]>,
+    /// Who it is, as it says; for whoever wants to know who has asked.
+    pub(super) asker: String,
     /// What it has not taken yet.
     outbox: Vec<u8>,
 }
@@ -51,9 +55,22 @@ impl Keeper {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     messages::say("keeper", &format!("cannot take a connection: {e}"));
+                    // It would be heard of again and again.
+                    self.queue.forget_readable(self.listener.as_fd());
+                    self.deaf = Some(now() + DEAF);
                     return;
                 }
             }
+        }
+    }
+
+    /// Takes connections again, after there was no descriptor for one.
+    pub(super) fn listen_again(&mut self) {
+        if self.deaf.take().is_some()
+            && let Err(e) = self.queue.watch_readable(self.listener.as_fd(), LISTENER)
+        {
+            messages::say("keeper", &format!("cannot take connections: {e}"));
+            self.deaf = Some(now() + DEAF);
         }
     }
 
@@ -65,7 +82,14 @@ impl Keeper {
         let reader = Reader::default();
         self.connections.insert(
             token,
-            Connection { stream, reader, peer, context: Rc::from([]), outbox: Vec::new() },
+            Connection {
+                stream,
+                reader,
+                peer,
+                context: Rc::from([]),
+                asker: String::new(),
+                outbox: Vec::new(),
+            },
         );
         Ok(token)
     }

@@ -26,6 +26,7 @@ impl Keeper {
                 if self.workers.contains_key(&pid) {
                     let _ = revive::process(pid);
                 }
+                self.revive_logger(pid);
                 continue;
             }
             if let Some((name, token)) = self.workers.get(&pid).cloned() {
@@ -35,6 +36,8 @@ impl Keeper {
                     has_come = true;
                 }
                 workers.push((name, end));
+            } else if self.logger_gone(pid, status) {
+                // Its own children, if it has left any, are known by their session.
             } else {
                 self.leave_status(pid, status);
                 self.strays.remove(&pid);
@@ -93,6 +96,9 @@ impl Keeper {
         if let Err(e) = slot::leave_status(&files.file("exit"), run, status) {
             messages::say(name.as_str(), &format!("cannot keep its exit code: {e}"));
         }
+        if let Some(usage) = native::usage_of_ended(pid) {
+            let _ = slot::leave_usage(&files.file("exit"), run, usage);
+        }
     }
 
     /// Reads what a dead worker has said last, up to the end, which closes the
@@ -143,6 +149,7 @@ impl Keeper {
             .into_iter()
             .filter(|pid| !self.workers.contains_key(pid))
             .filter(|pid| !self.strays.contains_key(pid))
+            .filter(|pid| !self.is_of_logger(*pid))
             .filter(|pid| native::born(*pid).ok().flatten().is_some())
             .collect();
         if unknown.is_empty() {
@@ -164,6 +171,12 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Whether it is a logger, or was started by one for a rotated file.
+    fn is_of_logger(&self, pid: i32) -> bool {
+        let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid)));
+        self.logger.is(pid) || session.is_ok_and(|session| self.logger.is(session.as_raw()))
     }
 
     fn note_stray(&self, name: &ServiceName, run: u64, stray: ProcessId) {

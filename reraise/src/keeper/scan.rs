@@ -6,10 +6,12 @@ use std::io;
 
 use crate::backend::ProcessId;
 use crate::backend::native;
+use crate::error::is_shortage;
 use crate::lock::{self, Holder};
 use crate::name::ServiceName;
 use crate::paths::Files;
-use crate::slot::{self, Slot};
+use crate::record::Record;
+use crate::slot::{self, Phase, Slot, SlotFile};
 use crate::supervise::link::KeeperCommand;
 use crate::supervise::worker::Place;
 use crate::wanted::Wanted;
@@ -32,14 +34,34 @@ fn names(keeper: &KeeperCommand) -> io::Result<Vec<ServiceName>> {
 }
 
 fn current_slot(files: &Files, place: Place) -> Option<Slot> {
-    let slot = slot::read(&files.file("run"))?;
-    (Place { boot: slot.boot, space: slot.space } == place).then_some(slot)
+    slot::read(&files.file("run")).filter(|slot| is_of(slot, place))
 }
 
-/// Whether a service has a run, or one is due.
+fn is_of(slot: &Slot, place: Place) -> bool {
+    Place { boot: slot.boot, space: slot.space } == place
+}
+
+/// Whether a service has a run, or one is due, or something is left to be written down.
 pub(super) fn has_run(keeper: &KeeperCommand, me: u32, place: Place, name: &ServiceName) -> bool {
-    let slot = current_slot(&Files::of(&keeper.piddir, me, name), place);
-    slot.is_some_and(|s| s.phase.is_open())
+    let files = Files::of(&keeper.piddir, me, name);
+    match SlotFile::open_to_read(&files.file("run")) {
+        Ok(file) => {
+            let slot = file.read().filter(|slot| is_of(slot, place));
+            slot.is_some_and(|s| s.phase.is_open() || is_unfinished(&files, me, &s))
+        }
+        // What cannot be read just now may be there all the same.
+        Err(e) => is_shortage(&e),
+    }
+}
+
+/// Whether its worker was killed before it could write down that it is over.
+fn is_unfinished(files: &Files, me: u32, slot: &Slot) -> bool {
+    if slot.phase != Phase::Over {
+        return false;
+    }
+    let record = Record::read(&files.record, &[me]).ok().flatten();
+    // The shell version's is its own business.
+    record.is_some_and(|r| r.more.is_some() && r.worker.is_some())
 }
 
 /// The main process of a service's run.
@@ -69,6 +91,7 @@ pub(super) fn services(
                     found.push((name, Found::Worker(pid)));
                 }
             }
+            Err(e) if is_shortage(&e) => return Err(e),
             Ok(Holder::Elsewhere) | Err(_) => {}
             Ok(Holder::Nobody) => {
                 if has_run(keeper, me, place, &name) {
@@ -172,7 +195,6 @@ pub(super) fn assign(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slot::{Phase, SlotFile};
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
@@ -281,6 +303,38 @@ mod tests {
         scene.service("one", Slot { born: born + 1, ..slot });
         let found = assign(&scene.keeper(), scene.me, HERE, &[main.pid], &adopted, None);
         assert_eq!(found, [(main, Child::Stray(one, 7))]);
+    }
+
+    #[test]
+    fn what_is_over_and_does_not_say_so_is_looked_after() {
+        let scene = Scene::new();
+        let slot = |phase| Slot { phase, pid: 77, run: 7, ..Slot::default() };
+        let more = Some(crate::record::More::default());
+        let record = Record {
+            phase: crate::record::Phase::Run,
+            exit: None,
+            pid: Some(77),
+            worker: Some(76),
+            epoch: 0,
+            more,
+        };
+        for (phase, record, expected) in [
+            (Phase::Over, Some(&record), true),
+            (Phase::Stopped, Some(&record), false),
+            (Phase::Over, Some(&Record { worker: None, ..record.clone() }), false),
+            // Of the shell version, or removed since.
+            (Phase::Over, Some(&Record { more: None, ..record.clone() }), false),
+            (Phase::Over, None, false),
+        ] {
+            let name = scene.service("web", slot(phase));
+            let files = Files::of(scene.dir.path(), scene.me, &name);
+            let _ = fs::remove_file(&files.record);
+            if let Some(record) = record {
+                record.write(&files.record, &files.file("record.new")).unwrap();
+            }
+            let found = has_run(&scene.keeper(), scene.me, HERE, &name);
+            assert_eq!(found, expected, "{phase:?} {record:?}");
+        }
     }
 
     #[test]

@@ -9,12 +9,14 @@ use nix::sys::signal::Signal;
 use super::peers::Peer;
 use super::registry::{Client, Effect, End};
 use super::up::{self, Leaving};
-use super::{Keeper, LISTENER, Next, now};
+use super::{Keeper, LISTENER, Next, Token, now};
 use crate::backend::native::QueueEvent;
 use crate::control::Frame;
+use crate::history::asked::Asked;
 use crate::lock;
 use crate::messages;
 use crate::name::ServiceName;
+use crate::paths::Files;
 use crate::supervise::link::{Request, micros};
 use crate::zone;
 
@@ -33,7 +35,8 @@ impl Keeper {
                 return Next::Other(client, program);
             }
             if self.is_foreground {
-                if self.leaving != Leaving::No && self.registry.is_empty() {
+                if self.leaving != Leaving::No && self.registry.is_empty() && self.has_logger_left()
+                {
                     self.end();
                     return Next::End;
                 }
@@ -43,7 +46,12 @@ impl Keeper {
             if self.patience.is_some_and(|until| until <= now()) || !is_idle {
                 self.patience = None;
             }
-            if is_idle && !self.is_foreground && self.patience.is_none() && self.try_end() {
+            if is_idle
+                && !self.is_foreground
+                && self.patience.is_none()
+                && self.has_logger_left()
+                && self.try_end()
+            {
                 return Next::End;
             }
             let heard = self.wait();
@@ -61,9 +69,13 @@ impl Keeper {
                     }
                 }
                 Ok(None) => {
+                    if self.deaf.is_some_and(|until| until <= now()) {
+                        self.listen_again();
+                    }
                     self.flush_all();
                     let effects = self.registry.tick(now());
                     self.carry_out(effects);
+                    self.tick_logger();
                 }
                 Err(e) => {
                     // The workers notice, and start a keeper that can wait.
@@ -83,7 +95,8 @@ impl Keeper {
             }
             self.flush_answers();
         }
-        let due = self.registry.deadline().into_iter().chain(self.patience).min();
+        let due = [self.registry.deadline(), self.patience, self.deaf, self.logger.deadline()];
+        let due = due.into_iter().flatten().min();
         let left = due.map(|due| due.saturating_sub(now()));
         let nap = (!self.behind.is_empty()).then_some(self.patience_with_peers);
         let left = left.into_iter().chain(nap).min();
@@ -159,6 +172,7 @@ impl Keeper {
         let Some((verb, rest)) = frame.split() else { return };
         match verb {
             "context" => connection.context = rest.bytes().into(),
+            "asker" => connection.asker = rest.split().map_or("", |(who, _)| who).to_owned(),
             "hello" => self.on_hello(token, &rest.texts().unwrap_or_default()),
             "upgrade" => self.on_upgrade(token, &rest.texts().unwrap_or_default()),
             "version" => self.on_version(token),
@@ -177,9 +191,17 @@ impl Keeper {
                     "restart" => Request::Restart,
                     _ => return self.is_too_old_for(token, &name),
                 };
+                self.note_asker(token, &name, verb);
                 self.on_request(token, name, request);
             }
         }
+    }
+
+    /// Notes who asks, for whoever wants to know why.
+    fn note_asker(&self, token: Token, name: &ServiceName, verb: &str) {
+        let who = self.connections.get(&token).map_or("", |c| &c.asker);
+        let _ =
+            Asked::note(&Files::of(&self.command.piddir, self.me, name).file("asked"), verb, who);
     }
 
     fn on_request(&mut self, client: Client, name: ServiceName, request: Request) {
@@ -201,7 +223,10 @@ impl Keeper {
     pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Fork(name, task) => self.forks.push_back((name, task, Vec::new())),
+                Effect::Fork(name, task) => {
+                    self.need_logger();
+                    self.forks.push_back((name, task, Vec::new()));
+                }
                 Effect::Pass(name, request) => {
                     let token = self.links.get(&name).copied();
                     let fork = self.forks.iter_mut().find(|f| f.0 == name);

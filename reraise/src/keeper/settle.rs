@@ -83,7 +83,6 @@ pub(super) fn taken(holder: Holder) -> Fault {
 /// Leaves the directory and the limits of whoever started us, and in the
 /// background their terminal.
 pub(super) fn leave_caller(state: &Path, is_foreground: bool) -> io::Result<()> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if is_foreground {
         messages::say_to_foreground();
     } else {
@@ -93,10 +92,7 @@ pub(super) fn leave_caller(state: &Path, is_foreground: bool) -> io::Result<()> 
     nix::unistd::dup2_stdin(&null)?;
     std::env::set_current_dir("/")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // macOS refuses "unlimited" here; what we have must then do.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+    native::raise_descriptor_limit();
     Ok(())
 }
 

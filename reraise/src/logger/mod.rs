@@ -1,4 +1,38 @@
-//! What services say, kept.
+//! What services say, kept: one process for all services of a keeper, which reads
+//! their pipes and writes their logs. No worker ever touches a log, so that neither a
+//! full disk nor one that hangs keeps a service from being raised or stopped.
+//!
+//! ```text
+//! web ──► s/web/out0, out1 ──► logger ──► $RERAISE_LOGDIR/web/current
+//!           (pipes)               │          20261129T115300.123456Z   rotated
+//!                                 └──► .current.idx   when, and in which run
+//! ```
+//!
+//! Nothing is lost or doubled when it is killed, for what has left a pipe is in a file:
+//! the kernel moves it there in one step. The keeper starts another one; what services
+//! say meanwhile waits in the pipes, which they and their workers hold.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`pipes`], [`bell`] | between service, worker and logger |
+//! | [`serve`] | the loop |
+//! | `stream` | one service: which run is speaking |
+//! | `side` | one log: from the pipe to the disk, and what if that fails |
+//! | `sink`, `stage`, [`stamp`] | files: the log, what is on its way there, times |
+//! | [`rules`] | what the script says, and which files go |
+//! | [`index`], [`names`] | the format of a log directory |
+//! | `after`, [`report`] | `config_log_after`; what was lost |
 
+mod after;
+pub mod bell;
 pub mod index;
 pub mod names;
+pub mod pipes;
+pub mod report;
+pub mod rules;
+pub mod serve;
+mod side;
+mod sink;
+mod stage;
+pub mod stamp;
+mod stream;

@@ -47,11 +47,11 @@ pub fn is_rotated(name: &str) -> bool {
 pub fn next(time: i64, last: Option<&str>) -> String {
     let mut time = time;
     let mut name = rotated(time);
-    if let Some(last) = last.and_then(|last| last.get(..STAMP)) {
-        if name.as_str() <= last {
-            time = time_of(last).map_or(time, |last| last + 1);
-            name = rotated(time);
-        }
+    if let Some(last) = last.and_then(|last| last.get(..STAMP))
+        && name.as_str() <= last
+    {
+        time = time_of(last).map_or(time, |last| last + 1);
+        name = rotated(time);
     }
     name
 }

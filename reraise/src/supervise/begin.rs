@@ -1,6 +1,7 @@
 //! How a worker begins: it takes the lock, looks at what a former worker has
 //! left, and goes on from there. [`plan`] decides; this looks and acts.
 
+use std::fs;
 use std::io;
 use std::time::Duration;
 
@@ -9,10 +10,14 @@ use crate::config::Config;
 use crate::context::{self, Context};
 use crate::error::{ExitCode, Fault};
 use crate::lock::{self, Holder, LockFile};
+use crate::logger::pipes::{Held, Use};
+use crate::logger::report;
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::{self, Files};
+use crate::record::Record;
 use crate::slot::{Found, Phase, Slot, SlotFile, left_status};
+use crate::supervise::chronicle;
 use crate::supervise::launch::{self, Loaded, Under};
 use crate::supervise::link::Link;
 use crate::supervise::machine::{Input, Machine, Outcome};
@@ -20,9 +25,14 @@ use crate::supervise::news::News;
 pub use crate::supervise::plan::Task;
 use crate::supervise::plan::{Beginning, Remains, plan};
 use crate::supervise::policy::{self, History};
+use crate::supervise::publish::Unwritten;
 use crate::supervise::strays;
 use crate::supervise::worker::{Place, Worker};
 use crate::wanted::Wanted;
+
+/// How long a process may take to find that nobody opens its gate any more. Before, it
+/// is not said to run.
+const AT_THE_GATE: Duration = Duration::from_millis(20);
 
 /// What a worker is given.
 pub struct Assignment {
@@ -59,9 +69,13 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
     let owner = nix::unistd::geteuid().as_raw();
     let files = Files::of(&given.piddir, owner, &given.name);
     let mut link = given.link;
+    // Somebody may be left to be looked after: another one is to try then.
+    let is_new = matches!(given.task, Task::Start { .. })
+        && !Wanted::read(&files.own).is_some_and(Wanted::is_up);
     if let Err(fault) = paths::make_dir(&files.own, 0o700) {
+        let failed = io::Error::other(fault.what.clone());
         link.tell(&News::Fault(fault));
-        return Ok(None);
+        return if is_new { Ok(None) } else { Err(failed) };
     }
     let lock = LockFile::open(&files.file("lock"))?;
     if given.under == Under::Nobody {
@@ -87,7 +101,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         Ok(file) => file,
         Err(e) => {
             link.tell(&News::Fault(Fault::system(&given.name, "cannot keep its run slot", &e)));
-            return Ok(None);
+            return if is_new { Ok(None) } else { Err(e) };
         }
     };
     let mut backend = backend;
@@ -110,7 +124,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
     }
     let context = match &given.task {
         Task::Start { context, .. } => Context::decode(context),
-        _ => Context::read(&files.file("context")),
+        _ => Context::kept(&files.file("context"))?,
     };
     let is_asked = matches!(given.task, Task::Start { .. } | Task::Raise { .. });
     let must_launch = is_asked && beginning == Beginning::Launch;
@@ -133,6 +147,8 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         // A service whose script is gone, or makes no sense any more, can
         // still be watched and stopped.
         (Err(fault), _) => {
+            // Unless that is only because nothing can be read just now.
+            fs::File::open("/").map(drop)?;
             messages::say(given.name.as_str(), &fault.what);
             Config::default()
         }
@@ -142,6 +158,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         Task::Start { once, .. } => once,
         _ => wanted == Some(Wanted::Once),
     });
+    let pipes = Held::adopt(&files.own, Use::from_byte(slot.pipes));
     let mut worker = Box::new(Worker {
         backend,
         name: given.name,
@@ -161,10 +178,15 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         owes_stop: false,
         has_adopted: remains != Remains::None,
         was_signalled: false,
+        pipes,
         published: None,
+        unwritten: Unwritten::default(),
+        events: String::new(),
         _lock: lock,
     });
-    worker.begin(&given.task, beginning, remains)?;
+    let begun = worker.begin(&given.task, beginning, remains);
+    worker.write_events();
+    begun?;
     // Moved to where it lies together with what else stays: what was needed for
     // a moment is gone now.
     Ok(Some(Box::new(*worker)))
@@ -219,8 +241,8 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
     if end != Exit::Unknown {
         return Ok(Remains::Dead(end));
     }
-    let left = left_status(&files.file("exit"), slot.run);
-    Ok(Remains::Dead(left.map_or(Exit::Unknown, Exit::from_status)))
+    let left = left_status(&files.file("exit"), slot.run).map(Exit::from_status);
+    Ok(Remains::Dead(left.or_else(|| chronicle::known(files, slot.run)).unwrap_or(Exit::Unknown)))
 }
 
 impl<B: ProcessBackend> Worker<B> {
@@ -231,12 +253,17 @@ impl<B: ProcessBackend> Worker<B> {
         let since = Duration::from_nanos(self.slot.since);
         let config = self.machine.config.clone();
         let seed = self.slot.run;
+        let last = match remains {
+            Remains::Dead(exit) => Some(exit),
+            Remains::Alive | Remains::None => self.slot.last,
+        };
         if remains != Remains::None {
             let (main, run) = (self.slot.process(), self.slot.run);
             let strays = strays::read(&self.files, run);
             let scope = Scope::Tree;
             self.tree = Some(Tree { main, run, is_ours: false, strays, scope });
         }
+        self.note_beginning(task, beginning, remains);
         if let Task::Start { context, once, .. } = task {
             if let Err(e) = self.note_start(context, *once, beginning) {
                 let fault = Fault::system(&self.name, "cannot keep what it was started with", &e);
@@ -249,7 +276,11 @@ impl<B: ProcessBackend> Worker<B> {
         }
         match beginning {
             Beginning::Adopt(then) => {
-                self.machine = Machine::adopted(config, seed, since.min(now), history);
+                self.machine =
+                    Machine::adopted(config, seed, since.min(now), history).remembering(last);
+                if self.is_gated {
+                    self.machine = self.machine.clone().not_before(now + AT_THE_GATE);
+                }
                 let Some(input) = then else {
                     self.answer_already(task, self.slot.pid);
                     // Who launched it may have died before it could say so.
@@ -281,7 +312,7 @@ impl<B: ProcessBackend> Worker<B> {
                 // nonsense in the slot, is no reason to wait for ever.
                 let latest = now.saturating_add(policy::longest_delay(&config));
                 let until = Duration::from_nanos(self.slot.until).min(latest);
-                self.machine = Machine::waiting(config, seed, until, history);
+                self.machine = Machine::waiting(config, seed, until, history).remembering(last);
                 self.answer_already(task, 0);
                 self.feed(Input::Deadline)
             }
@@ -292,15 +323,48 @@ impl<B: ProcessBackend> Worker<B> {
                 }
                 // What the policy remembers is forgotten by a start alone.
                 if !matches!(task, Task::Start { .. }) {
-                    self.machine = Machine::waiting(config, seed, now, history);
+                    self.machine = Machine::waiting(config, seed, now, history).remembering(last);
                 }
                 self.clear_then(true)
             }
             Beginning::Clear => self.clear_then(false),
             Beginning::Leave(outcome) => {
-                self.machine.leave(outcome);
+                self.machine = Machine::waiting(config, seed, now, history).remembering(last);
+                self.finish(outcome, *task == Task::Resume);
                 Ok(())
             }
+        }
+    }
+
+    /// Leaves. What a worker that was killed at its end had still to write is written.
+    fn finish(&mut self, outcome: Outcome, is_resumed: bool) {
+        self.machine.leave(outcome);
+        let me = nix::unistd::geteuid().as_raw();
+        let record = Record::read(&self.files.record, &[me]);
+        // The shell version's is its own business.
+        let is_ours = |record: &Record| record.more.is_some();
+        match (self.slot.phase, record) {
+            (Phase::Delay, _) if Wanted::read(&self.files.own) == Some(Wanted::Down) => {
+                self.publish();
+            }
+            (Phase::Stopped, Ok(Some(record))) if is_ours(&record) => self.publish(),
+            (Phase::Over, Ok(record)) => {
+                let exit = self.slot.last.unwrap_or(Exit::Unknown);
+                let ended =
+                    if self.slot.is_done { Outcome::Done(exit) } else { Outcome::Failed(exit) };
+                let is_unfinished = match &record {
+                    Some(record) => is_ours(record) && record.worker.is_some(),
+                    None => is_resumed,
+                };
+                if is_unfinished {
+                    self.machine.leave(ended);
+                    self.publish();
+                }
+                if !is_resumed {
+                    self.machine.leave(outcome);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -321,15 +385,17 @@ impl<B: ProcessBackend> Worker<B> {
                     Input::Start
                 });
             }
+            self.name_detached()?;
             self.machine.leave(Outcome::NotRunning);
             return self.feed(Input::Alone);
         }
+        let last = self.machine.last_exit();
         let now = self.backend.now();
         let history = self.machine.history();
         let config = self.machine.config.clone();
         let (machine, signal, whom) =
             Machine::clearing(config, self.slot.run, now, history, launch);
-        self.machine = machine;
+        self.machine = machine.remembering(last);
         self.signal(signal, whom)?;
         self.notice_silence()
     }
@@ -345,8 +411,10 @@ impl<B: ProcessBackend> Worker<B> {
     fn note_start(&mut self, context: &[u8], once: bool, beginning: Beginning) -> io::Result<()> {
         if beginning == Beginning::Launch {
             Context::keep(context, &self.files.file("context"))?;
+            report::forget(&self.files.own)?;
             let mut slot =
                 Slot { boot: self.place.boot, space: self.place.space, ..Slot::default() };
+            slot.pipes = self.slot.pipes;
             if !self.is_cleared()? {
                 // Our successor must find what is to be ended first as well.
                 let Slot { pid, born, run, .. } = self.slot;

@@ -5,8 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use crate::backend::{ProcessBackend, ProcessId, Scope, Signal};
+use crate::error::{ExitCode, Fault};
 use crate::supervise::ladder::Whom;
-use crate::supervise::machine::{Input, State};
+use crate::supervise::machine::{After, Input, State};
 use crate::supervise::news::News;
 use crate::supervise::strays;
 use crate::supervise::worker::Worker;
@@ -26,8 +27,7 @@ impl<B: ProcessBackend> Worker<B> {
             return Ok(());
         }
         if !self.machine.is_alive() && self.is_alone()? {
-            self.tree = None;
-            return self.feed(Input::Alone);
+            return self.tree_gone();
         }
         // What was forked while its parent was being killed.
         let climb = match self.machine.state() {
@@ -48,10 +48,18 @@ impl<B: ProcessBackend> Worker<B> {
     pub(super) fn notice_silence(&mut self) -> io::Result<()> {
         let is_told = self.tree.as_ref().is_none_or(|t| t.is_ours) && self.backend.keeps_orphans();
         if !is_told && self.is_ending() && !self.machine.is_alive() && self.is_alone()? {
-            self.tree = None;
-            return self.feed(Input::Alone);
+            return self.tree_gone();
         }
         Ok(())
+    }
+
+    /// Nothing is left of a tree whose main process ended before.
+    pub(super) fn tree_gone(&mut self) -> io::Result<()> {
+        if self.is_stopping() {
+            self.name_detached()?;
+        }
+        self.tree = None;
+        self.feed(Input::Alone)
     }
 
     fn scope(&self) -> Scope {
@@ -138,6 +146,31 @@ impl<B: ProcessBackend> Worker<B> {
         Ok(())
     }
 
+    /// Whether it is being ended for good.
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(
+            self.machine.state(),
+            State::Stopping { again: false, .. } | State::Clearing { then: After::Stop, .. }
+        )
+    }
+
+    /// Names what a stop lets live because the script says so.
+    pub(super) fn name_detached(&mut self) -> io::Result<()> {
+        let is_detached = self.machine.config.detach;
+        let Some(tree) = self.tree.as_mut().filter(|_| is_detached) else { return Ok(()) };
+        tree.scope = Scope::Tree;
+        let left = self.backend.members(tree)?;
+        if !left.is_empty() {
+            let pids: Vec<String> = left.iter().map(|m| m.pid.to_string()).collect();
+            let what = format!("these processes live on (config_detach=yes): {}", pids.join(" "));
+            self.say(&what);
+            let advice = format!("to end them as well: kill {}", pids.join(" "));
+            let fault = Fault::new(ExitCode::Ok, &self.name, what, advice);
+            self.link.tell(&News::Warning(fault));
+        }
+        Ok(())
+    }
+
     pub(super) fn name_survivors(&mut self) -> io::Result<()> {
         let scope = self.scope();
         let Some(tree) = &mut self.tree else { return Ok(()) };
@@ -145,6 +178,7 @@ impl<B: ProcessBackend> Worker<B> {
         let left: Vec<i32> = self.backend.members(tree)?.iter().map(|m| m.pid).collect();
         if !left.is_empty() {
             self.say(&format!("these processes outlived all signals: {left:?}"));
+            self.note_survivors(&left);
             self.link.tell(&News::Survivors(left));
         }
         Ok(())

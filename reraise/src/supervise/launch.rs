@@ -4,13 +4,15 @@ use std::ffi::{CString, OsStr};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::backend::Launch;
+use crate::backend::{Launch, Output};
 use crate::config::{Config, LogTo, Problem};
 use crate::context::Context;
 use crate::error::{ExitCode, Fault, reason};
+use crate::logger::names::CURRENT;
+use crate::logger::rules::Place;
 use crate::name::ServiceName;
 use crate::paths;
 use crate::service::Entry;
@@ -93,35 +95,44 @@ pub fn config_fault(name: &ServiceName, program: &Path, problem: &Problem) -> Fa
     Fault::new(ExitCode::Unusable, name, what, &problem.advice)
 }
 
-/// The file that the output goes to, made if need be; `None` leaves it alone.
-///
-/// # Errors
-/// When it cannot be written: which, and why.
-pub fn output(
+/// Where the output of a service is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// Where it goes as it is.
+    Ours,
+    /// Nowhere.
+    Nowhere,
+    /// To the logger, standard error perhaps apart.
+    Logger {
+        /// Whether it is.
+        is_split: bool,
+    },
+    /// Into this file: by hand there is no logger.
+    File(PathBuf),
+}
+
+/// Where the output of a service is to go.
+#[must_use]
+pub fn destination(
     config: &Config,
     context: &Context,
     name: &ServiceName,
     under: Under,
-) -> Result<Option<PathBuf>, (PathBuf, io::Error)> {
-    let directory = match &config.log {
-        LogTo::No if under == Under::Keeper => return Ok(Some("/dev/null".into())),
-        LogTo::No => return Ok(None),
+) -> Destination {
+    match (under, &config.log) {
+        (Under::Keeper, LogTo::No) => Destination::Nowhere,
         // By hand, the terminal is the log unless the script says otherwise.
-        LogTo::Default if under == Under::Nobody => return Ok(None),
-        LogTo::Default | LogTo::Yes => context.logdir.join(name.as_str()),
-        LogTo::Path(path) => path.clone(),
-    };
-    let file = directory.join("current");
-    // Where others can write too, they could have put a link there.
-    let is_trusted = |uid| uid == 0 || uid == nix::unistd::geteuid().as_raw();
-    if !matches!(config.log, LogTo::Path(_))
-        && fs::symlink_metadata(&directory).is_ok_and(|about| !is_trusted(about.uid()))
-    {
-        return Err((file, io::Error::from_raw_os_error(libc::EACCES)));
-    }
-    match make_log(&directory, &file) {
-        Ok(()) => Ok(Some(file)),
-        Err(e) => Err((file, e)),
+        (Under::Up | Under::Nobody, LogTo::No) | (Under::Nobody, LogTo::Default) => {
+            Destination::Ours
+        }
+        (Under::Nobody, LogTo::Yes | LogTo::Path(_)) => {
+            let place = Place::of(config, &context.logdir, name);
+            let directory = place.map(|place| place.directory).unwrap_or_default();
+            Destination::File(directory.join(CURRENT))
+        }
+        (Under::Keeper | Under::Up, LogTo::Default | LogTo::Yes | LogTo::Path(_)) => {
+            Destination::Logger { is_split: config.logging.is_split }
+        }
     }
 }
 
@@ -129,14 +140,18 @@ fn no_file() -> io::Error {
     io::Error::other("it is no ordinary file")
 }
 
-/// Makes a log, or sees that it can be written.
-fn make_log(directory: &Path, file: &Path) -> io::Result<()> {
+/// Makes a log that the service itself appends to, or sees that it can be written.
+///
+/// # Errors
+/// When it cannot.
+pub fn make_log(file: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640);
     // A FIFO that nobody reads must not hold us up.
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let opened = match options.open(file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let directory = file.parent().unwrap_or(file);
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             options.open(file)?
         }
@@ -161,12 +176,12 @@ pub fn log_fault(name: &ServiceName, file: &Path, error: &io::Error) -> Fault {
         Some(libc::EROFS) => "set config_log, or name another --logdir".to_owned(),
         _ => format!("see: ls -ld {place} {shown}"),
     };
-    Fault::new(ExitCode::Ok, name, what, format!("{advice}; then: reraise restart {name}"))
+    Fault::new(ExitCode::Ok, name, what, advice)
 }
 
 /// What is executed, and in which surroundings.
 #[must_use]
-pub fn prepare(entry: &Entry, context: &Context, run: u64, output: Option<PathBuf>) -> Launch {
+pub fn prepare(entry: &Entry, context: &Context, run: u64, output: Output) -> Launch {
     let text = |s: &OsStr| CString::new(s.as_bytes()).unwrap_or_default();
     let program = text(entry.program.as_os_str());
     Launch {

@@ -143,6 +143,9 @@ pub struct Link {
 /// starts a thousand services would pay for a thousand looks.
 const RECENT: Duration = Duration::from_millis(100);
 
+/// So many keepers that fail in a row may be chance.
+const CHANCE: u32 = 2;
+
 const ACK: &str = "ack";
 
 impl Link {
@@ -259,13 +262,18 @@ impl Link {
     /// As [`Self::recover`].
     pub fn await_no_longer<B: ProcessBackend>(&mut self, backend: &mut B) -> io::Result<()> {
         self.failures += 1;
-        if self.failures <= 2 {
+        if self.failures <= CHANCE {
             return self.recover(backend);
         }
         self.awaited = None;
-        let rest = Duration::from_secs(1 << (self.failures - 3).min(6));
-        self.again = Some(backend.now() + rest);
+        self.rest(backend);
         Ok(())
+    }
+
+    /// Looks again after a while, which grows.
+    fn rest<B: ProcessBackend>(&mut self, backend: &B) {
+        let more = self.failures.saturating_sub(CHANCE + 1).min(6);
+        self.again = Some(backend.now() + Duration::from_secs(1 << more));
     }
 
     /// When [`Self::look_again`] is due.
@@ -286,13 +294,32 @@ impl Link {
         Ok(())
     }
 
-    /// Finds a keeper, or has one started.
+    /// Finds a keeper, or has one started. Where that cannot be done, the service is
+    /// looked after all the same, and it is tried again in a while.
     ///
     /// # Errors
-    /// When descriptors or kernel memory have run out.
+    /// None is known.
     pub fn recover<B: ProcessBackend>(&mut self, backend: &mut B) -> io::Result<()> {
         let (None, Some(keeper)) = (&self.stream, self.keeper.clone()) else { return Ok(()) };
         self.awaited = None;
+        let why = match self.seek(backend, &keeper) {
+            Ok(true) => return Ok(()),
+            Ok(false) => "it ends before it answers".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        self.failures = self.failures.max(CHANCE) + 1;
+        self.rest(backend);
+        let what = format!("cannot start a keeper, going on without one for a while: {why}");
+        messages::say(&self.name, &what);
+        Ok(())
+    }
+
+    /// Whether a keeper was found, or somebody is at it who is watched.
+    fn seek<B: ProcessBackend>(
+        &mut self,
+        backend: &mut B,
+        keeper: &KeeperCommand,
+    ) -> io::Result<bool> {
         // Whoever is awaited may end before it is watched: then once more.
         for _ in 0..100 {
             let pid = std::process::id().to_string();
@@ -306,41 +333,44 @@ impl Link {
                 self.stream = Some(stream);
                 self.heard = Some(Instant::now());
                 (self.failures, self.again) = (0, None);
-                return Ok(());
+                return Ok(true);
             }
-            match elect(&keeper) {
-                Ok(pid) => {
-                    if let Some(process) = backend.identify(pid)?
-                        && backend.watch(process)?
-                    {
-                        self.awaited = Some(process);
-                        revive::process(process.pid)?;
-                        return Ok(());
-                    }
-                }
-                Err(e) => messages::say(&self.name, &format!("cannot start a keeper: {e}")),
+            let (pid, is_ours) = elect(keeper)?;
+            if let Some(process) = backend.identify(pid)?
+                && backend.watch(process)?
+            {
+                self.awaited = Some(process);
+                revive::process(process.pid)?;
+                return Ok(true);
+            }
+            // One that we have started has ended already.
+            self.failures += u32::from(is_ours);
+            if self.failures > CHANCE {
+                break;
             }
         }
-        messages::say(&self.name, "no keeper could be started; going on without one");
-        Ok(())
+        Ok(false)
     }
 }
 
-/// Starts a keeper unless somebody else is at it; the process to be watched.
-fn elect(keeper: &KeeperCommand) -> io::Result<i32> {
+/// Starts a keeper unless somebody else is at it; the process to be watched, and
+/// whether we have started it.
+fn elect(keeper: &KeeperCommand) -> io::Result<(i32, bool)> {
     let lock = LockFile::open(&keeper.state.join("keeper.lock"))?;
     if !lock.try_take(lock::CHANGING)? {
         return match lock.holder(lock::CHANGING)? {
-            Holder::Pid(pid) => Ok(pid),
-            Holder::Nobody | Holder::Elsewhere => Ok(0),
+            Holder::Pid(pid) => Ok((pid, false)),
+            Holder::Nobody | Holder::Elsewhere => Ok((0, false)),
         };
     }
     // One that lives and does not answer yet calls us when it does.
     if let Holder::Pid(pid) = lock.holder(lock::ALIVE)? {
-        return Ok(pid);
+        return Ok((pid, false));
     }
     let words = ["--keeper".as_ref(), keeper.piddir.as_os_str(), "--quiet".as_ref()];
-    crate::backend::native::exec_beside(&keeper.program, &words, crate::keeper::TUNABLES)
+    let begun =
+        crate::backend::native::exec_beside(&keeper.program, &words, crate::keeper::TUNABLES);
+    begun.map(|pid| (pid, true))
 }
 
 /// Connects to the keeper's socket.

@@ -85,6 +85,21 @@ impl Machine {
         self.history.once = once;
     }
 
+    /// The same, which does not count as running before that.
+    #[must_use]
+    pub fn not_before(mut self, time: Duration) -> Self {
+        if let State::Starting { until } = &mut self.state {
+            *until = time.max(*until);
+        }
+        self
+    }
+
+    /// The same, which knows how the run before ended.
+    #[must_use]
+    pub fn remembering(self, last: Option<Exit>) -> Self {
+        Self { last, ..self }
+    }
+
     /// An adopted service that a former worker was ending: so many steps of the
     /// ladder were taken, and the next one is due at `until`.
     pub fn go_on_ending(&mut self, steps: u8, until: Duration, again: bool) {

@@ -6,6 +6,7 @@
 //! the [`ProcessBackend`](crate::backend::ProcessBackend).
 
 pub mod begin;
+mod chronicle;
 mod ending;
 pub mod ladder;
 pub mod launch;

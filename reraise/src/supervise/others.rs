@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::backend::native;
 use crate::lock::{self, Holder};
+use crate::logger;
 use crate::name::ServiceName;
 use crate::paths::{Files, state_of};
 use crate::slot;
@@ -33,6 +34,7 @@ pub fn pids(piddir: &Path, own: &ServiceName, place: Place) -> Vec<i32> {
         }
     };
     add(&state.join("keeper.lock"));
+    add(&logger::serve::lock_in(&state));
     let mut runs = Vec::new();
     for entry in fs::read_dir(state.join("s")).into_iter().flatten().flatten() {
         let Ok(name) = ServiceName::new(&entry.file_name()) else { continue };

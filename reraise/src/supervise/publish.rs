@@ -21,15 +21,71 @@ pub(super) struct Shown {
     continued: u32,
 }
 
-/// Brings slot and record up to date.
+/// How long a write that failed is left alone, at first and at most.
+const FIRST_REST: Duration = Duration::from_secs(1);
+const LAST_REST: Duration = Duration::from_secs(10);
+
+/// What could not be written down: the disk was full, say. It is tried again until
+/// it can be.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten {
+    /// The slot on disk is not that of the worker.
+    is_slot: bool,
+    /// When to try again.
+    again: Option<Duration>,
+    failures: u32,
+}
+
+impl Unwritten {
+    /// The slot has changed.
+    pub(super) fn slot(&mut self) {
+        self.is_slot = true;
+    }
+
+    /// When to try again.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.again
+    }
+
+    /// It could not be written; whether that is new.
+    pub(super) fn failed(&mut self, now: Duration) -> bool {
+        let rest = FIRST_REST.saturating_mul(1 << self.failures.min(5)).min(LAST_REST);
+        self.again = Some(now + rest);
+        self.failures += 1;
+        self.failures == 1
+    }
+
+    /// What can be written is; whether that is all, and could not be before.
+    pub(super) fn is_written(&mut self, is_all: bool) -> bool {
+        self.again = None;
+        is_all && std::mem::take(&mut self.failures) > 0
+    }
+}
+
+/// Brings slot and record up to date; `false` while there is nothing new to show.
 ///
 /// # Errors
 /// When one could not be written; the old one is still there.
-pub(super) fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<()> {
+pub(super) fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<bool> {
     let state = worker.machine.state().clone();
     // A stop that may be over in a moment; it is asked for again if we are killed.
-    if worker.others.is_some() && matches!(state, State::Stopping { again: false, .. }) {
-        return Ok(());
+    if worker.others.is_some()
+        && worker.unwritten.deadline().is_none()
+        && matches!(state, State::Stopping { again: false, .. })
+    {
+        return Ok(false);
+    }
+    // The record first where it is to be gone: in between, the slot says that something is
+    // left to be done. Everywhere else the slot is what counts.
+    if matches!(state, State::Over(Outcome::Stopped | Outcome::NotRunning)) {
+        worker.published = None;
+        if worker.has_adopted {
+            worker.forget_strays();
+        }
+        match fs::remove_file(&worker.files.record) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => return write_slot(worker, &state).map(|()| true),
+        }
     }
     write_slot(worker, &state)?;
     let pid = worker.tree.as_ref().map(|t| t.main.pid);
@@ -37,22 +93,12 @@ pub(super) fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<(
     let shown = |phase| Shown { phase, pid, is_stopping: false, is_done: false, continued };
     let shown = match state {
         // Nothing to show before the program runs.
-        State::Down | State::Launching => return Ok(()),
+        State::Down | State::Launching => return Ok(false),
         State::Starting { .. } => shown(record::Phase::Start),
         State::Running => shown(record::Phase::Run),
         State::Stopping { .. } => Shown { is_stopping: true, ..shown(record::Phase::Run) },
         State::Clearing { .. } | State::Delay { .. } => {
             Shown { pid: None, ..shown(record::Phase::Stop) }
-        }
-        State::Over(Outcome::Stopped | Outcome::NotRunning) => {
-            worker.published = None;
-            if worker.has_adopted {
-                worker.forget_strays();
-            }
-            return match fs::remove_file(&worker.files.record) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-                _ => Ok(()),
-            };
         }
         State::Over(Outcome::Failed(_) | Outcome::Unlaunchable(_)) => {
             Shown { pid: None, ..shown(record::Phase::Error) }
@@ -60,16 +106,16 @@ pub(super) fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<(
         State::Over(Outcome::Done(_)) => {
             Shown { pid: None, is_done: true, ..shown(record::Phase::Stop) }
         }
-        // The record goes on naming what is left.
-        State::Over(Outcome::Survived) => return Ok(()),
+        // The record goes on naming what is left; that of a stop is gone.
+        State::Over(Outcome::Survived | Outcome::Stopped | Outcome::NotRunning) => return Ok(true),
     };
     if worker.published == Some(shown) {
-        return Ok(());
+        return Ok(true);
     }
     let record = compose(worker, shown);
     record.write(&worker.files.record, &worker.files.file("record.new"))?;
     worker.published = Some(shown);
-    Ok(())
+    Ok(true)
 }
 
 fn compose<B: ProcessBackend>(worker: &Worker<B>, shown: Shown) -> Record {
@@ -89,7 +135,6 @@ fn compose<B: ProcessBackend>(worker: &Worker<B>, shown: Shown) -> Record {
         continued: worker.slot.continued,
         is_stopping: shown.is_stopping,
         is_done: shown.is_done,
-        is_mute: worker.slot.is_mute && shown.pid.is_some(),
     };
     Record {
         phase: shown.phase,
@@ -137,9 +182,18 @@ fn write_slot<B: ProcessBackend>(worker: &mut Worker<B>, state: &State) -> io::R
     if phase == slot::Phase::Up {
         next.since = nanoseconds(worker.machine.since());
     }
-    if next != worker.slot {
+    next.last = worker.machine.last_exit();
+    next.is_done = matches!(state, State::Over(Outcome::Done(_)));
+    if next != worker.slot || worker.unwritten.is_slot {
+        let has_ended = worker.slot.phase.has_run() && !phase.has_run();
+        let is_late = std::mem::replace(&mut worker.unwritten.is_slot, true);
         worker.slot = next;
         worker.slot_file.write(&next)?;
+        worker.unwritten.is_slot = false;
+        if has_ended || is_late {
+            // What it said last is read, and its end is noted.
+            worker.ring();
+        }
     }
     Ok(())
 }

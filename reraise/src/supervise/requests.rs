@@ -50,6 +50,7 @@ impl<B: ProcessBackend> Worker<B> {
                     continue;
                 }
                 Some(Request::Leave { now }) => {
+                    self.note_asked("leave");
                     self.feed(if now { Input::StopNow } else { Input::Stop })?;
                 }
                 Some(Request::Restart) => self.feed(Input::Restart)?,

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod bench;
+mod history;
 mod kill;
 mod life;
 mod restart;

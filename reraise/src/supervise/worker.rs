@@ -4,20 +4,24 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::backend::{
-    Event, Exit, LaunchError, ProcessBackend, ProcessId, Scope, Signal, Step, Tree,
+    Event, Exit, LaunchError, Output, ProcessBackend, ProcessId, Scope, Signal, Step, Tree,
 };
 use crate::context::Context;
-use crate::error::{ExitCode, Fault};
+use crate::error::{ExitCode, Fault, reason};
 use crate::lock::LockFile;
+use crate::logger::bell;
+use crate::logger::pipes::{self, Held, Side, Use};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths::Files;
 use crate::service::Entry;
 use crate::slot::{self, Phase, Slot, SlotFile};
-use crate::supervise::launch::{self, Loaded, Under};
+use crate::supervise::chronicle::Moment;
+use crate::supervise::launch::{self, Destination, Loaded, Under};
 use crate::supervise::link::Link;
 use crate::supervise::machine::{Action, Input, Machine, Outcome, State};
 use crate::supervise::news::News;
@@ -61,8 +65,14 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) owes_stop: bool,
     /// It has, or had, a run that an earlier worker launched.
     pub(super) has_adopted: bool,
+    /// What its output goes through.
+    pub(super) pipes: Held,
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
+    /// What could not be written down, and is to be.
+    pub(super) unwritten: publish::Unwritten,
+    /// What happened and was not written down yet, see [`crate::history::events`].
+    pub(super) events: String,
     pub(super) _lock: LockFile,
 }
 
@@ -75,15 +85,19 @@ impl<B: ProcessBackend> Worker<B> {
         loop {
             if let State::Over(outcome) = *self.machine.state() {
                 self.link.tell(&News::Over(outcome));
+                self.pipes.settle();
                 return Ok(outcome);
             }
             // Copied to where it lies together with what else stays.
             self.machine.config = self.machine.config.clone();
             let others = self.others.map(|(at, ..)| at);
-            let due = [self.machine.deadline(), self.link.deadline(), others];
+            let unwritten = self.unwritten.deadline();
+            let due = [self.machine.deadline(), self.link.deadline(), others, unwritten];
             let due = due.into_iter().flatten().min();
             let event = self.backend.next_event(due)?;
-            self.on_event(event)?;
+            let taken = self.on_event(event);
+            self.write_events();
+            taken?;
         }
     }
 
@@ -101,6 +115,7 @@ impl<B: ProcessBackend> Worker<B> {
         match event {
             Event::Launched(id) if self.is_main(id) => self.feed(Input::Launched)?,
             Event::LaunchFailed(id, error) if self.is_main(id) => {
+                self.note_failed_launch(error);
                 self.tree = None;
                 self.feed(Input::LaunchFailed(error))?;
             }
@@ -117,8 +132,12 @@ impl<B: ProcessBackend> Worker<B> {
                     return self.feed(Input::Deadline);
                 }
                 let exit = self.known(exit);
+                self.note_death(exit);
                 self.others = None;
                 let alone = self.is_alone()?;
+                if alone && self.is_stopping() {
+                    self.name_detached()?;
+                }
                 self.feed(Input::Ended { exit, alone })?;
                 if !alone {
                     self.signal_orphans()?;
@@ -153,9 +172,12 @@ impl<B: ProcessBackend> Worker<B> {
         match signal {
             // The end of the session is no order to keep the service down:
             // what is wanted stays as it was.
-            Signal::SIGTERM | Signal::SIGINT => self.stop(),
-            Signal::SIGHUP if self.under == Under::Nobody => self.stop(),
-            Signal::SIGUSR2 => self.feed(Input::Restart),
+            Signal::SIGTERM | Signal::SIGINT => self.stop(signal),
+            Signal::SIGHUP if self.under == Under::Nobody => self.stop(signal),
+            Signal::SIGUSR2 => {
+                self.note_asked(&signal.as_str()[3..]);
+                self.feed(Input::Restart)
+            }
             Signal::SIGCONT if self.under != Under::Nobody => self.on_continued(),
             // A new keeper calls.
             Signal::SIGUSR1 if self.under != Under::Nobody => self.link.recover(&mut self.backend),
@@ -166,7 +188,7 @@ impl<B: ProcessBackend> Worker<B> {
     /// We were stopped, and somebody has found that.
     fn on_continued(&mut self) -> io::Result<()> {
         self.slot.continued += 1;
-        self.slot_file.write(&self.slot)?;
+        self.unwritten.slot();
         self.say(&format!("its worker was stopped, and goes on ({})", self.slot.continued));
         self.publish();
         Ok(())
@@ -174,7 +196,8 @@ impl<B: ProcessBackend> Worker<B> {
 
     /// The second time is meant; but the keeper, which gets the same signal at
     /// the end of a session, may have said it first.
-    fn stop(&mut self) -> io::Result<()> {
+    fn stop(&mut self, signal: Signal) -> io::Result<()> {
+        self.note_asked(&signal.as_str()[3..]);
         let is_meant = std::mem::replace(&mut self.was_signalled, true);
         self.feed(if is_meant { Input::StopNow } else { Input::Stop })
     }
@@ -195,6 +218,7 @@ impl<B: ProcessBackend> Worker<B> {
         let mut next = Some(input);
         while let Some(input) = next.take() {
             let was_running = *self.machine.state() == State::Running;
+            let before = Moment::of(self.machine.state());
             let actions = self.machine.step(input, self.backend.now());
             for action in actions {
                 match action {
@@ -203,6 +227,7 @@ impl<B: ProcessBackend> Worker<B> {
                     Action::NameSurvivors => self.name_survivors()?,
                 }
             }
+            self.note_change(before, input);
             if next.is_none() {
                 self.note_stop_last();
                 self.conclude();
@@ -228,8 +253,7 @@ impl<B: ProcessBackend> Worker<B> {
         }
         // A kill that came too early for a fork is repeated when that is seen.
         if self.is_ending() && !self.machine.is_alive() && self.tree.is_some() && self.is_alone()? {
-            self.tree = None;
-            return self.feed(Input::Alone);
+            return self.tree_gone();
         }
         Ok(())
     }
@@ -268,9 +292,13 @@ impl<B: ProcessBackend> Worker<B> {
             return self.launch(&loaded.entry, &context);
         }
         // Not kept in memory: it is large, and needed for a moment only.
-        let Some(context) = Context::read(&self.files.file("context")) else {
-            self.say("the surroundings that it was started with are gone");
-            return Ok(Some(LaunchError { step: Step::Exec, errno: libc::ENOENT }));
+        let context = match Context::kept(&self.files.file("context")) {
+            Ok(Some(context)) => context,
+            Ok(None) => {
+                self.say("the surroundings that it was started with are gone");
+                return Ok(Some(LaunchError { step: Step::Exec, errno: libc::ENOENT }));
+            }
+            Err(e) => return Ok(Some(not_yet(&e))),
         };
         match launch::load(&context, &self.name) {
             Ok(loaded) => {
@@ -285,6 +313,11 @@ impl<B: ProcessBackend> Worker<B> {
                 }
                 self.launch(&loaded.entry, &context)
             }
+            // The system's trouble, and not the script's.
+            Err(fault) if fault.code == ExitCode::System => {
+                self.say(&fault.what);
+                Ok(Some(LaunchError { step: Step::Fork, errno: libc::EAGAIN }))
+            }
             Err(fault) => {
                 self.say(&fault.what);
                 let errno =
@@ -295,28 +328,16 @@ impl<B: ProcessBackend> Worker<B> {
     }
 
     fn launch(&mut self, entry: &Entry, context: &Context) -> io::Result<Option<LaunchError>> {
-        let failed = |e: io::Error| {
-            let errno = e.raw_os_error().unwrap_or(libc::EINVAL);
-            Ok(Some(LaunchError { step: Step::Fork, errno }))
-        };
+        let failed = |e: io::Error| Ok(Some(not_yet(&e)));
         let run = run_number(self.me, self.backend.now());
-        let output = launch::output(&self.machine.config, context, &self.name, self.under);
-        let is_mute = output.is_err();
-        let output = match output {
-            Ok(output) => output,
-            Err((file, e)) => {
-                let fault = launch::log_fault(&self.name, &file, &e);
-                self.say(&fault.what);
-                self.link.tell(&News::Warning(fault));
-                Some("/dev/null".into())
-            }
-        };
+        let (output, pipes) = self.output(context);
         let launch = launch::prepare(entry, context, run, output);
         let main = match self.backend.spawn(launch) {
             Ok(main) => main,
             Err(e) => return failed(e),
         };
         let history = self.machine.history();
+        let before = self.slot;
         self.slot = Slot {
             phase: Phase::Launching,
             started: history.started,
@@ -330,15 +351,24 @@ impl<B: ProcessBackend> Worker<B> {
             since: nanoseconds(self.backend.now()),
             until: 0,
             rung: 0,
+            last: self.machine.last_exit(),
+            is_done: false,
             raised: self.slot.raised + u32::from(self.slot.run != 0 && !self.slot.is_remnant),
             is_remnant: false,
-            is_mute,
+            pipes: pipes.to_byte(),
             continued: self.slot.continued,
         };
-        // A run that nobody could find again must not begin.
-        let noted = self.slot_file.write(&self.slot).and_then(|()| self.backend.release(main));
+        // A run that nobody could find again must not begin. And the logger knows whose
+        // words these are before the first one.
+        let noted = self.slot_file.write(&self.slot).and_then(|()| {
+            self.ring();
+            self.backend.release(main)
+        });
         if let Err(e) = noted {
             self.backend.signal(main, Signal::SIGKILL)?;
+            // It was no run, and does not count as one.
+            self.slot = before;
+            self.unwritten.slot();
             return failed(e);
         }
         let scope = Scope::Tree;
@@ -346,9 +376,56 @@ impl<B: ProcessBackend> Worker<B> {
         Ok(None)
     }
 
-    fn publish(&mut self) {
-        if let Err(e) = publish::publish(self) {
-            self.say(&format!("cannot write its record: {e}"));
+    /// Where the output of the next run goes. It runs also where that is nowhere.
+    fn output(&mut self, context: &Context) -> (Output, Use) {
+        let config = &self.machine.config;
+        let nowhere = || Output::File("/dev/null".into());
+        let failed = match launch::destination(config, context, &self.name, self.under) {
+            Destination::Ours => return (Output::Ours, self.pipes.none()),
+            Destination::Nowhere => return (nowhere(), self.pipes.none()),
+            Destination::Logger { is_split } => match self.pipes.next(&self.files.own, is_split) {
+                Ok(used) => {
+                    let path = |side| pipes::path(&self.files.own, side, used.turn);
+                    let err = is_split.then(|| path(Side::Err));
+                    return (Output::Pipes { out: path(Side::Out), err }, used);
+                }
+                Err(e) => (pipes::path(&self.files.own, Side::Out, false), e),
+            },
+            Destination::File(file) => match launch::make_log(&file) {
+                Ok(()) => return (Output::File(file), self.pipes.none()),
+                Err(e) => (file, e),
+            },
+        };
+        let fault = launch::log_fault(&self.name, &failed.0, &failed.1);
+        self.say(&fault.what);
+        self.link.tell(&News::Warning(fault));
+        (nowhere(), self.pipes.none())
+    }
+
+    /// Tells the logger that something has changed.
+    pub(super) fn ring(&self) {
+        if Use::from_byte(self.slot.pipes).is_kept
+            && let Some(state) = self.files.own.parent().and_then(Path::parent)
+        {
+            bell::ring(state, self.name.as_str());
+        }
+    }
+
+    pub(super) fn publish(&mut self) {
+        match publish::publish(self) {
+            Ok(is_all) => {
+                if self.unwritten.is_written(is_all) {
+                    self.say("its record is written again");
+                }
+            }
+            Err(e) => {
+                if self.unwritten.failed(self.backend.now()) {
+                    self.say(&format!(
+                        "cannot write its record, and goes on trying: {}",
+                        reason(&e)
+                    ));
+                }
+            }
         }
     }
 
@@ -369,6 +446,11 @@ impl<B: ProcessBackend> Worker<B> {
         let _ = fs::remove_file(self.files.file("strays"));
         let _ = fs::remove_file(self.files.file("exit"));
     }
+}
+
+/// What could not be done before there was a run.
+fn not_yet(e: &io::Error) -> LaunchError {
+    LaunchError { step: Step::Fork, errno: e.raw_os_error().unwrap_or(libc::EINVAL) }
 }
 
 /// Nanoseconds, as a slot keeps them.

@@ -171,7 +171,9 @@ fn files_with_such_names_do_not_disturb_the_others() {
     let mut names: Vec<OsString> = ["-x", "a b", "a\nb", ".hidden", "x~y"].map(Into::into).into();
     names.push(OsStr::from_bytes(b"a\xffb").to_owned());
     for name in names {
-        fs::copy(s.d.join("web"), s.d.join(name)).unwrap();
+        let made = fs::copy(s.d.join("web"), s.d.join(&name));
+        // The file system of macOS has no such name.
+        assert!(made.is_ok() || cfg!(target_os = "macos"), "{name:?}: {made:?}");
     }
     let out = s.ok(&["list"]);
     let shown: Vec<&str> = out.lines().map(|l| l.split(' ').next().unwrap()).collect();

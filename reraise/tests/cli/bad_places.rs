@@ -222,17 +222,10 @@ fn a_log_that_cannot_be_written_is_said_and_the_service_runs() {
         let shown = current.display();
         let what = format!("reraise: web: cannot write its log {shown}, its output is dropped: ");
         let done = s.reraise(&["start", "--wait", "web"]).expect(0).prints("web: start\n");
-        let done = done.says(&format!("{what}{why}\n    see: ls -ld "));
-        assert!(done.err.ends_with("; then: reraise restart web\n"), "{done:?}");
-        let is_lost = || s.ok(&["status", "--long", "web"]).contains(", output is lost");
-        assert!(is_lost());
-        // Another worker knows it as well.
-        let worker = s.worker("web");
-        signal(worker, Signal::SIGKILL);
-        wait_for("another worker", || {
-            s.record("web").is_some_and(|r| r.worker.is_some_and(|w| w != worker))
-        });
-        assert!(is_lost());
+        done.says(&format!("{what}{why}\n    see: ls -ld "));
+        let lost = format!(", output is lost: {shown}: {why}, 1 lines were dropped");
+        let is_lost = || s.ok(&["status", "--long", "web"]).contains(&lost);
+        wait_for("the loss to be known", is_lost);
         assert!(!s.ok(&["status", "web"]).contains("output"), "the short one says no more");
         // Mended.
         if kind == "directory" {
@@ -240,9 +233,13 @@ fn a_log_that_cannot_be_written_is_said_and_the_service_runs() {
         } else {
             fs::remove_file(&current).unwrap();
         }
-        s.ok(&["restart", "web"]);
-        wait_for("its output", || s.log("web") == "to-log\n");
-        assert!(!is_lost());
+        wait_for("its output", || {
+            // It is tried again only after a moment, and drops what is said until then.
+            s.ok(&["restart", "web"]);
+            let log = s.log("web");
+            log.contains(" were dropped here\n") && log.ends_with("to-log\n")
+        });
+        wait_for("the mend to be known", || !is_lost());
         s.ok(&["stop", "web"]);
         fs::remove_file(&current).unwrap();
     }
@@ -413,6 +410,9 @@ fn a_full_disk_below_the_log_ends_no_service() {
     small.use_up();
     let done = s.reraise(&["start", "web"]).expect(0).prints("web: start\n");
     done.says("no space left on device\n    free some space (df -h ");
+    wait_for("the loss to be known", || {
+        s.ok(&["status", "--long", "web"]).contains("web/current: no space left on device")
+    });
     let pid = fifo.number();
     signal(pid, Signal::SIGKILL);
     assert_ne!(fifo.number(), pid);
@@ -423,7 +423,9 @@ fn too_few_descriptors() {
     let s = Sandbox::new();
     // With so few, a shell may not come to its second line.
     s.script("web", "config_start_sec=1000\nexec sleep 1000000");
-    for limit in 3..=16 {
+    // Where they are linked dynamically, the programs do not even begin with fewer.
+    let fewest = if cfg!(target_os = "linux") { 3 } else { 6 };
+    for limit in fewest..=16 {
         let script = format!("ulimit -n {limit} && $RERAISE start web");
         let done = s.shell(&script);
         if done.code == 0 {

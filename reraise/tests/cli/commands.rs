@@ -1,7 +1,9 @@
 //! What the commands print and end with.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -337,6 +339,60 @@ fn help_and_version() {
 }
 
 #[test]
+fn wrong_usage_is_said_in_two_lines_with_what_was_meant() {
+    let s = Sandbox::new();
+    s.script("website", SLEEPER);
+    for (words, expected) in [
+        (&["strat", "web"][..], "strat: no such command\n    did you mean: reraise start web\n"),
+        (
+            &["strat", "a b", "*"],
+            "strat: no such command\n    did you mean: reraise start 'a b' '*'\n",
+        ),
+        (&["dance"], "dance: no such command\n    see all commands: reraise --help\n"),
+        (
+            &["start"],
+            "start: names no service\n    name one, or mean all of them: reraise start '*'\n",
+        ),
+        (
+            &["start", "--wiat=3", "web"],
+            "--wiat: no such option of start\n    did you mean: reraise start --wait=3 web\n",
+        ),
+        (&["--jsn", "list"], "--jsn: no such option\n    see what there is: reraise --help\n"),
+        (
+            &["stop", "--fast", "web"],
+            "--fast: no such option of stop\n    see what there is: reraise stop --help\n",
+        ),
+        (&["-x"], "-x: no such option\n    see what there is: reraise --help\n"),
+        (
+            &["demo", "web"],
+            "web: demo takes no such argument\n    see what it takes: reraise demo --help\n",
+        ),
+        (
+            &["start", "--wait=soon", "web"],
+            "--wait: soon is no value for it\n    see what it takes: reraise start --help\n",
+        ),
+        (&["list", "--dir"], "--dir: needs a value\n    see what it takes: reraise list --help\n"),
+        (
+            &["list", "--json", "--json"],
+            "--json: is given twice\n    see how it is used: reraise list --help\n",
+        ),
+    ] {
+        let done = s.reraise(words).expect(2).prints("");
+        assert_eq!(done.err, format!("reraise: {expected}"), "{words:?}");
+    }
+    let odd = OsStr::from_bytes(b"st\xff\nrt");
+    let done = s.run(&mut s.command(&[odd, "web".as_ref()])).expect(2);
+    assert_eq!((done.err.lines().count(), done.out.as_str()), (2, ""), "{done:?}");
+    // And a service that is not there.
+    for verb in ["start", "stop", "status", "restart", "list"] {
+        let done = s.reraise(&[verb, "websit"]).expect(4);
+        let words = "no such service\n    did you mean website? See what there is: reraise list\n";
+        assert_eq!(done.err, format!("reraise: websit: {words}"), "{verb}");
+    }
+    s.reraise(&["start", "mail"]).expect(4).says("make one: reraise skeleton mail -- ");
+}
+
+#[test]
 fn who_says_nothing_is_told_what_there_is_to_say() {
     let s = Sandbox::new();
     // With and without the directories in the environment, which are options too.
@@ -358,7 +414,7 @@ fn what_is_not_for_users_is_never_named() {
         let done = s.reraise(words);
         let said: String = [done.out, done.err].concat();
         // But for the words that were said.
-        let said = said.replace(&format!("'{}'", words.first().unwrap_or(&"-")), "");
+        let said = said.replace(&format!("reraise: {}:", words.first().unwrap_or(&"-")), "");
         for hidden in ["demo-server", "as-owner"] {
             assert!(!said.contains(hidden), "{words:?} {said}");
         }

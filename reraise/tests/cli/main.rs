@@ -6,6 +6,7 @@
 //! waited for. Each test has a [`support::Sandbox`] of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod adoption;
 mod bad_input;
 mod bad_places;
 mod bad_records;
@@ -13,13 +14,18 @@ mod commands;
 #[cfg(target_os = "linux")]
 mod container;
 mod deaths;
+mod events;
 mod foreground;
 mod guarantees;
 mod innocent;
 mod keeper;
 mod lifecycle;
+#[cfg(target_os = "linux")]
+mod logging;
 mod logs;
 mod resume;
+#[cfg(target_os = "linux")]
+mod steps;
 mod stopped;
 mod support;
 mod surroundings;
@@ -27,3 +33,4 @@ mod tree;
 mod up;
 #[cfg(target_os = "linux")]
 mod upgrade;
+mod why;

@@ -1,6 +1,9 @@
 //! A place for each test: directories, the programs run in them, facts to wait
 //! for, and nothing left behind.
 
+#[path = "guard.rs"]
+mod guard;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -121,7 +124,8 @@ impl Done {
 }
 
 /// Directories of its own for a test, and the programs run in them. Whatever
-/// has been started there is gone when it is dropped.
+/// has been started there is gone when it is dropped, and also when the test is
+/// killed before, see [`guard`].
 pub(crate) struct Sandbox {
     root: tempfile::TempDir,
     /// `$RERAISE_DIR`.
@@ -132,12 +136,16 @@ pub(crate) struct Sandbox {
     pub(crate) l: PathBuf,
     /// Processes that nothing but their pid connects with the sandbox.
     known: RefCell<Vec<ProcessId>>,
+    guarded: guard::Guarded,
 }
 
 impl Sandbox {
     /// An empty one.
     pub(crate) fn new() -> Self {
-        let root = tempfile::Builder::new().prefix("reraise-it-").tempdir().unwrap();
+        // As getcwd(3) has it: on macOS the place for such things is behind a link.
+        let place = std::env::temp_dir().canonicalize().unwrap();
+        let root = tempfile::Builder::new().prefix("reraise-it-").tempdir_in(place).unwrap();
+        let guarded = guard::Guarded::new(root.path());
         let at = |name: &str| root.path().join(name);
         let (d, p, l) = (at("d"), at("p"), at("l"));
         for path in [root.path(), &d, &p, &l, &at("home")] {
@@ -147,7 +155,7 @@ impl Sandbox {
             // Whatever our umask: other users may look, and change nothing.
             fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
         }
-        Self { d, p, l, known: RefCell::new(Vec::new()), root }
+        Self { d, p, l, known: RefCell::new(Vec::new()), root, guarded }
     }
 
     /// A path in the sandbox.
@@ -341,51 +349,18 @@ impl Sandbox {
     /// belongs to the sandbox.
     pub(crate) fn knows(&self, pid: i32) -> i32 {
         // A bare pid may be another test's by the time that it is killed here.
-        let born = native::born(pid).unwrap();
-        self.known.borrow_mut().extend(born.map(|born| ProcessId { pid, born }));
+        if let Some(born) = native::born(pid).unwrap() {
+            let known = ProcessId { pid, born };
+            self.known.borrow_mut().push(known);
+            self.guarded.knows(known);
+        }
         pid
     }
 
     /// All processes of the sandbox. While a process executes another program
     /// it shows nothing for a moment, so that only a second look is sure.
     pub(crate) fn processes(&self) -> BTreeSet<i32> {
-        let all = native::processes().unwrap();
-        let me = std::process::id().cast_signed();
-        let mark = [b"RERAISE_PIDDIR=", self.p.as_os_str().as_encoded_bytes()].concat();
-        let path = self.root.path().as_os_str().as_encoded_bytes();
-        let has_path = |pid: i32, file: &str| {
-            fs::read(format!("/proc/{pid}/{file}"))
-                .is_ok_and(|text| text.windows(path.len()).any(|part| part == path))
-        };
-        // A worker whose keeper another worker started has neither, but its lock.
-        let has_open = |pid: i32| {
-            let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            if !program.ends_with("auto-reraise") {
-                return false;
-            }
-            let all = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
-            let mut targets = all.flatten().flat_map(|e| fs::read_link(e.path()));
-            targets.any(|target| target.starts_with(self.root.path()))
-        };
-        let is_marked = |pid: i32| {
-            native::carries(pid, &mark)
-                || ["cmdline", "environ"].into_iter().any(|file| has_path(pid, file))
-                || has_open(pid)
-        };
-        let mut ours: BTreeSet<i32> =
-            all.iter().map(|p| p.pid).filter(|&pid| is_marked(pid)).collect();
-        let is_still = |known: &&ProcessId| native::born(known.pid).unwrap() == Some(known.born);
-        ours.extend(self.known.borrow().iter().filter(is_still).map(|known| known.pid));
-        ours.remove(&me);
-        loop {
-            let before = ours.len();
-            let belongs = |p: &&native::Process| ours.contains(&p.ppid) || ours.contains(&p.sid);
-            let more: Vec<i32> = all.iter().filter(belongs).map(|p| p.pid).collect();
-            ours.extend(more.into_iter().filter(|&pid| pid != me));
-            if ours.len() == before {
-                return ours;
-            }
-        }
+        processes_in(self.root.path(), &self.known.borrow())
     }
 
     /// Kills keeper and workers so that none can replace another.
@@ -404,21 +379,7 @@ impl Sandbox {
     /// Ends all processes of the sandbox at once: first nobody can act any more,
     /// then all are killed.
     pub(crate) fn kill_all(&self) {
-        let mut stopped = BTreeSet::new();
-        loop {
-            let found = self.processes();
-            let new: Vec<i32> = found.difference(&stopped).copied().collect();
-            if new.is_empty() {
-                break;
-            }
-            for pid in new {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
-                stopped.insert(pid);
-            }
-        }
-        for &pid in &stopped {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        end_all(self.root.path(), &self.known.borrow());
     }
 }
 
@@ -446,6 +407,65 @@ impl Drop for Sandbox {
             }
             pause();
         }
+    }
+}
+
+/// See [`Sandbox::processes`].
+fn processes_in(root: &Path, known: &[ProcessId]) -> BTreeSet<i32> {
+    let all = native::processes().unwrap();
+    let me = std::process::id().cast_signed();
+    let mark = [b"RERAISE_PIDDIR=", root.join("p").as_os_str().as_encoded_bytes()].concat();
+    let path = root.as_os_str().as_encoded_bytes();
+    let has_path = |pid: i32, file: &str| {
+        fs::read(format!("/proc/{pid}/{file}"))
+            .is_ok_and(|text| text.windows(path.len()).any(|part| part == path))
+    };
+    // A worker whose keeper another worker started has neither, but its lock.
+    let has_open = |pid: i32| {
+        let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        if !program.ends_with("auto-reraise") {
+            return false;
+        }
+        let all = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+        let mut targets = all.flatten().flat_map(|e| fs::read_link(e.path()));
+        targets.any(|target| target.starts_with(root))
+    };
+    let is_marked = |pid: i32| {
+        native::carries(pid, &mark)
+            || ["cmdline", "environ"].into_iter().any(|file| has_path(pid, file))
+            || has_open(pid)
+    };
+    let mut ours: BTreeSet<i32> = all.iter().map(|p| p.pid).filter(|&pid| is_marked(pid)).collect();
+    let is_still = |known: &&ProcessId| native::born(known.pid).unwrap() == Some(known.born);
+    ours.extend(known.iter().filter(is_still).map(|known| known.pid));
+    ours.remove(&me);
+    loop {
+        let before = ours.len();
+        let belongs = |p: &&native::Process| ours.contains(&p.ppid) || ours.contains(&p.sid);
+        let more: Vec<i32> = all.iter().filter(belongs).map(|p| p.pid).collect();
+        ours.extend(more.into_iter().filter(|&pid| pid != me));
+        if ours.len() == before {
+            return ours;
+        }
+    }
+}
+
+/// See [`Sandbox::kill_all`].
+fn end_all(root: &Path, known: &[ProcessId]) {
+    let mut stopped = BTreeSet::new();
+    loop {
+        let found = processes_in(root, known);
+        let new: Vec<i32> = found.difference(&stopped).copied().collect();
+        if new.is_empty() {
+            break;
+        }
+        for pid in new {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+            stopped.insert(pid);
+        }
+    }
+    for &pid in &stopped {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 

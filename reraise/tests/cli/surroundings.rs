@@ -106,8 +106,8 @@ fn each_service_has_the_surroundings_of_its_own_start() {
     let s = Sandbox::new();
     let fifo = s.fifo("facts");
     let body = format!(
-        "config_start_sec=0\necho \"$COLOUR:$PATH\" \"$(pwd)\" \"$(umask)\" \"$(ulimit -Sn)\" \
-         >{}\nexec sleep 1000000",
+        "config_start_sec=0\necho \"$COLOUR:$PATH\" \"$(pwd)\" \"$(printf %o 0$(umask))\" \
+         \"$(ulimit -Sn)\" >{}\nexec sleep 1000000",
         fifo.shown()
     );
     s.script("one", &body);
@@ -127,12 +127,12 @@ fn each_service_has_the_surroundings_of_its_own_start() {
         format!("{colour}:{path}:/{colour} {} {umask} {files}", s.at(dir).display())
     };
     shell("A", "red", "027", 100, "start one");
-    assert_eq!(fifo.line(), fact("A", "red", "0027", 100));
+    assert_eq!(fifo.line(), fact("A", "red", "27", 100));
     shell("B", "blue", "077", 200, "start two");
-    assert_eq!(fifo.line(), fact("B", "blue", "0077", 200));
+    assert_eq!(fifo.line(), fact("B", "blue", "77", 200));
     // Raised and restarted as they were started.
     for (name, fact) in
-        [("one", fact("A", "red", "0027", 100)), ("two", fact("B", "blue", "0077", 200))]
+        [("one", fact("A", "red", "27", 100)), ("two", fact("B", "blue", "77", 200))]
     {
         let pid = s.pid(name);
         signal(pid, Signal::SIGKILL);
@@ -149,10 +149,10 @@ fn each_service_has_the_surroundings_of_its_own_start() {
     // The next start renews them; one that is not needed does not.
     shell("C", "green", "022", 300, "start one");
     shell("C", "green", "022", 300, "restart one");
-    assert_eq!(fifo.line(), fact("A", "red", "0027", 100));
+    assert_eq!(fifo.line(), fact("A", "red", "27", 100));
     shell("C", "green", "022", 300, "stop one");
     shell("C", "green", "022", 300, "start one");
-    assert_eq!(fifo.line(), fact("C", "green", "0022", 300));
+    assert_eq!(fifo.line(), fact("C", "green", "22", 300));
     // Secrets may be among them.
     use std::os::unix::fs::PermissionsExt;
     let context = s.state().join("s/one/context");

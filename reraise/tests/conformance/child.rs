@@ -5,6 +5,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -146,8 +147,15 @@ fn descriptors() -> ! {
     exit(0)
 }
 
+/// About the file that standard output is. Not of `/dev/fd/1`, which on some
+/// systems is a file of its own.
+pub(crate) fn output() -> fs::Metadata {
+    let copy = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
+    fs::File::from(copy).metadata().unwrap()
+}
+
 fn same_output(device: u64, inode: u64) -> ! {
-    let output = fs::metadata("/dev/fd/1").unwrap();
+    let output = output();
     exit(if (output.dev(), output.ino()) == (device, inode) { 0 } else { 1 })
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use nix::sys::resource::Resource;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use reraise::backend::{Event, Exit, Launch, Limit, ProcessBackend, Step, native};
+use reraise::backend::{Event, Exit, Launch, Limit, Output, ProcessBackend, Step, native};
 
 use crate::on_native::OnNative;
 use crate::subject::{Program, Subject, killed, ours};
@@ -25,7 +25,7 @@ fn end_of(s: &mut OnNative, launch: &Launch) -> Exit {
 /// Launches it and gives what it wrote.
 fn output_of(s: &mut OnNative, launch: Launch) -> String {
     let path = s.directory().join("output");
-    let launch = Launch { output: Some(path.clone()), ..launch };
+    let launch = Launch { output: Output::File(path.clone()), ..launch };
     assert_eq!(end_of(s, &launch), Exit::Code(0));
     let output = fs::read_to_string(&path).unwrap();
     fs::remove_file(path).unwrap();
@@ -98,7 +98,7 @@ pub(crate) fn output_goes_to_the_file() {
     let mut s = OnNative::new();
     let path = s.directory().join("log");
     let launch = s.script("#!/bin/sh\ncat\necho out\necho err >&2\n", 0o755);
-    let launch = Launch { output: Some(path.clone()), umask: Some(0), ..launch };
+    let launch = Launch { output: Output::File(path.clone()), umask: Some(0), ..launch };
     for expected in ["out\nerr\n", "out\nerr\nout\nerr\n"] {
         assert_eq!(end_of(&mut s, &launch), Exit::Code(0));
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
@@ -110,14 +110,14 @@ pub(crate) fn output_follows_no_symlink() {
     let mut s = OnNative::new();
     let (path, target) = (s.directory().join("log"), s.directory().join("target"));
     symlink(&target, &path).unwrap();
-    let launch = Launch { output: Some(path), ..s.verb("facts", &[]) };
+    let launch = Launch { output: Output::File(path), ..s.verb("facts", &[]) };
     assert_eq!(failure_of(&mut s, &launch).0, Step::Output);
     assert!(!target.exists());
 }
 
 pub(crate) fn without_a_file_output_is_ours() {
     let mut s = OnNative::new();
-    let ours = fs::metadata("/dev/fd/1").unwrap();
+    let ours = crate::child::output();
     let values = [ours.dev().to_string(), ours.ino().to_string()];
     let launch = s.verb("same-output", &values);
     assert_eq!(end_of(&mut s, &launch), Exit::Code(0));
@@ -152,7 +152,8 @@ pub(crate) fn a_missing_directory_is_said() {
 
 pub(crate) fn a_refused_limit_is_said() {
     let mut s = OnNative::new();
-    let limit = Limit { resource: Resource::RLIMIT_NOFILE as i32, soft: 9, hard: 8 };
+    // Not a soft limit above the hard one: FreeBSD cuts it.
+    let limit = Limit { resource: 99, soft: 8, hard: 9 };
     let launch = Launch { limits: vec![limit], ..s.verb("facts", &[]) };
     assert_eq!(failure_of(&mut s, &launch), (Step::Limits, libc::EINVAL));
 }

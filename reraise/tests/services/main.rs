@@ -1,7 +1,9 @@
 //! Real services from Debian under the real programs, and services of other
 //! users through the real `sudo`.
 //!
-//! What is not installed is skipped, and said; not so where `CI` is set.
+//! What is not installed is skipped, and said; not so where `CI` is set. On other
+//! systems than Linux there is nothing here.
+#![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "what was skipped, and what was measured")]
 

@@ -80,6 +80,7 @@ pub(super) struct World {
     pub(super) now: Duration,
     pub(super) programs: BTreeMap<String, VecDeque<Behaviour>>,
     pub(super) failing_forks: VecDeque<i32>,
+    pub(super) failing_releases: VecDeque<i32>,
     pub(super) owners: BTreeMap<PathBuf, crate::backend::Owner>,
     pub(super) uid: u32,
     pub(super) sent: Vec<Sent>,
@@ -112,6 +113,7 @@ impl World {
             now: Duration::ZERO,
             programs: BTreeMap::new(),
             failing_forks: VecDeque::new(),
+            failing_releases: VecDeque::new(),
             owners: BTreeMap::new(),
             uid: super::Fake::UID,
             sent: Vec::new(),
@@ -225,6 +227,10 @@ impl World {
         if process.stage != Stage::Gated {
             return Err(Errno::EINVAL.into());
         }
+        if let Some(errno) = self.failing_releases.pop_front() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let Some(process) = self.get(id) else { return Ok(()) };
         process.stage = Stage::Released;
         self.soon(Duration::ZERO, Happening::Exec(id));
         Ok(())

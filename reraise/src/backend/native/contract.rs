@@ -29,9 +29,11 @@ const _: unsafe fn(
 ) -> Result<i32> = sys::fork_onto;
 const _: fn() -> Option<(usize, usize)> = sys::first_stack;
 const _: fn((usize, usize)) = sys::leave_first_stack;
+const _: fn() = sys::forget_environment;
 const _: fn(usize) = sys::guard;
 const _: fn() -> i32 = sys::parent;
 const _: fn(bool) -> Result<Child> = sys::peek_child;
+const _: fn(i32) -> Option<(u64, u64)> = sys::usage_of_ended;
 const _: fn(i32) -> Result<bool> = sys::is_stopped;
 const _: fn(i32) -> Result<bool> = sys::knows_its_children;
 const _: fn() = sys::prepare_title;
@@ -55,3 +57,9 @@ const _: fn(&mut sys::EventQueue, BorrowedFd<'_>, u64) -> Result<()> =
 const _: fn(&mut sys::EventQueue, BorrowedFd<'_>) = sys::EventQueue::forget_readable;
 const _: fn(&mut sys::EventQueue, Option<Duration>) -> Result<Option<sys::Event>> =
     sys::EventQueue::next;
+const _: bool = sys::MOVES;
+const _: fn(BorrowedFd<'_>, BorrowedFd<'_>, u64, usize) -> Result<usize> = sys::move_bytes;
+const _: fn() -> Result<sys::Peephole> = sys::Peephole::new;
+const _: fn(&sys::Peephole, BorrowedFd<'_>, &mut [u8]) -> Result<usize> = sys::Peephole::look;
+const _: fn(BorrowedFd<'_>) -> usize = sys::unread;
+const _: fn(BorrowedFd<'_>, i32) = sys::enlarge;

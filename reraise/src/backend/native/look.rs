@@ -125,6 +125,8 @@ fn is_in_group(pid: i32, leader: i32) -> bool {
     group.is_ok_and(|group| group.as_raw() == leader)
 }
 
+/// OpenBSD tells of no other session (getsid(2), EPERM), and says no: then one is
+/// asked for who is spared in vain.
 fn is_in_session(pid: i32, leader: i32) -> bool {
     getsid(Some(nix::unistd::Pid::from_raw(pid))).is_ok_and(|sid| sid.as_raw() == leader)
 }

@@ -71,6 +71,7 @@ impl<'a> Line<'a> {
         if self.client.is_none() {
             let (piddir, state) = self.place()?;
             let client = Client::connect(piddir, state)?;
+            client.send(&Frame::new(["asker", &self.setting.asker()]));
             if matches!(self.verb, Verb::Start { .. }) {
                 client.send(&Frame::from_bytes(self.context()?.encode()).after("context"));
             }

@@ -44,6 +44,8 @@ pub(super) enum End {
     TimeUp,
     /// It was killed in the middle of something.
     Killed,
+    /// It could not go on, so that another one is to try.
+    Failed,
 }
 
 /// What a killed worker unwinds with.
@@ -184,7 +186,14 @@ impl Bench {
         shared.borrow_mut().peer = Some(ours);
         let fake = self.fake.clone();
         let left = Cell::new(calls);
-        let backend = Watched { fake, shared, files, until, left, is_single: self.is_single };
+        let backend = Watched {
+            fake,
+            shared: Rc::clone(&shared),
+            files,
+            until,
+            left,
+            is_single: self.is_single,
+        };
         let mut last_look = backend.again();
         let piddir = self.dir.path().join("p");
         let state = self.dir.path().to_owned();
@@ -199,7 +208,10 @@ impl Bench {
             Ok(Ok(None)) => End::Declined,
             Ok(Err(e)) if e.to_string() == TIME_UP => End::TimeUp,
             Ok(Err(e)) if e.to_string() == "nothing will ever happen" => End::Quiet,
-            Ok(Err(e)) => panic!("the worker failed: {e}"),
+            Ok(Err(e)) => {
+                shared.borrow_mut().story.push(format!("failed: {e}"));
+                End::Failed
+            }
             Err(thrown) if thrown.is::<Kill>() => End::Killed,
             Err(thrown) => resume_unwind(thrown),
         }

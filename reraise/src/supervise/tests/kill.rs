@@ -16,7 +16,7 @@ fn stubborn() -> Behaviour {
 
 /// Calls `each` with a bench whose worker was killed before its n-th call, for
 /// all n until one came to its end; that is shown as well.
-fn at_every_call(
+pub(super) fn at_every_call(
     make: impl Fn() -> Bench,
     task: impl Fn(&Bench) -> Task,
     each: impl Fn(&Bench, End, usize),
@@ -165,6 +165,91 @@ fn a_restart() {
             assert!((2..=3).contains(&bench.launches().len()), "{calls}: {:?}", bench.launches());
         },
     );
+}
+
+/// What the record said when it was last looked at, put back: its worker was killed
+/// before it could write the last one.
+fn unfinished(config: &str, runs: &[Behaviour], request: Option<Request>) -> Bench {
+    let bench = Bench::new(config, runs.to_vec());
+    let (kept, path) = (bench.dir.path().join("kept"), bench.files.record.clone());
+    let keep = kept.clone();
+    bench.at(15, move || assert!(std::fs::copy(path, keep).is_ok()));
+    if let Some(request) = request {
+        bench.ask(18, [request]);
+    }
+    assert!(matches!(bench.run(bench.start()), End::Over(_)));
+    bench.fake.crash();
+    let _ = bench.story();
+    std::fs::rename(kept, &bench.files.record).unwrap();
+    assert_eq!(bench.record().unwrap().phase, Phase::Run);
+    bench
+}
+
+#[test]
+fn the_last_record_is_written_by_the_next_one() {
+    let fall = |code| Behaviour::exits(code).after(secs(20));
+    let stopped = Behaviour::waits().ending_on(Signal::SIGTERM, secs(1), Exit::Code(0));
+    let raise = Task::Raise { client: "8".into() };
+    for task in [Task::Resume, Task::Restart, Task::Stop { now: false }, raise] {
+        let bench = unfinished("", std::slice::from_ref(&stopped), Some(Request::stop(false)));
+        assert!(matches!(bench.run(task.clone()), End::Over(_)), "{task:?}");
+        assert_eq!(bench.record(), None, "{task:?}");
+    }
+    for (code, is_done) in [(3, false), (0, true)] {
+        for task in [Task::Resume, Task::Restart, Task::Stop { now: false }] {
+            let bench = unfinished("config_restart=never", &[fall(code)], None);
+            let end = bench.run(task.clone());
+            assert!(matches!(end, End::Over(_)), "{task:?} {end:?}");
+            let record = bench.record().unwrap();
+            let more = record.more.unwrap();
+            assert_eq!((record.exit, record.worker, record.pid), (Some(code), None, None));
+            assert_eq!((more.is_done, bench.launches().len()), (is_done, 1), "{task:?}");
+            // One that has been removed since is not made anew, unless nobody ever made it.
+            std::fs::remove_file(&bench.files.record).unwrap();
+            assert!(matches!(bench.run(Task::Restart), End::Over(_)));
+            assert_eq!(bench.record(), None);
+            assert!(matches!(bench.run(Task::Resume), End::Over(_)));
+            assert_eq!(bench.record().unwrap().exit, Some(code));
+        }
+    }
+    // Of the shell version, which has the service now.
+    let bench = unfinished("", &[stopped], Some(Request::stop(false)));
+    let line = "RUN - 4711 4710 1700000000\n";
+    std::fs::write(&bench.files.record, line).unwrap();
+    assert!(matches!(bench.run(Task::Resume), End::Over(_)));
+    assert_eq!(std::fs::read_to_string(&bench.files.record).unwrap(), line);
+}
+
+#[test]
+fn who_cannot_begin_leaves_it_to_another_where_somebody_is_to_be_looked_after() {
+    let bench = Bench::new("", [Behaviour::waits()]);
+    let (run, kept) = (bench.files.file("run"), bench.files.file("kept"));
+    // Nothing is there yet: whoever asked is told, and that is all.
+    std::fs::create_dir_all(&run).unwrap();
+    assert_eq!(bench.run(bench.start()), End::Declined);
+    assert!(bench.story().iter().any(|s| s.contains("fault: cannot keep its run slot")));
+    std::fs::remove_dir(&run).unwrap();
+    assert_eq!(bench.run_until(bench.start(), 15), End::TimeUp);
+    bench.fake.crash();
+    std::fs::rename(&run, &kept).unwrap();
+    std::fs::create_dir(&run).unwrap();
+    let stop = Task::Stop { now: false };
+    for task in [Task::Resume, bench.start(), stop, Task::Restart] {
+        assert_eq!(bench.run(task.clone()), End::Failed, "{task:?}");
+        assert_eq!(bench.fake.living(), [bench.main()]);
+    }
+    std::fs::remove_dir(&run).unwrap();
+    std::fs::rename(&kept, &run).unwrap();
+    assert_eq!(bench.run(Task::Resume), End::Quiet);
+    assert_eq!((bench.launches().len(), bench.fake.living()), (1, vec![bench.main()]));
+}
+
+#[test]
+fn how_the_last_run_ended_is_not_forgotten_with_the_worker() {
+    let bench = Bench::new("", [Behaviour::exits(3).after(secs(20)), Behaviour::waits()]);
+    assert_eq!(bench.run_until(bench.start(), 50), End::TimeUp);
+    assert_eq!(bench.resume(), End::Quiet);
+    assert_eq!(bench.record().unwrap().exit, Some(3));
 }
 
 #[test]

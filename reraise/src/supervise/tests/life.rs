@@ -1,10 +1,14 @@
 //! A service starts, falls and is raised.
 
+use std::cell::RefCell;
 use std::fs;
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
 
 use super::bench::{Bench, End, secs, write_script};
 use crate::backend::fake::Behaviour;
-use crate::backend::{Exit, LaunchError, Signal, Step};
+use crate::backend::{Exit, LaunchError, Output, Signal, Step};
+use crate::control::Reader;
 use crate::record::Phase;
 use crate::slot;
 use crate::supervise::begin::Task;
@@ -81,7 +85,8 @@ fn a_start_that_succeeds() {
     assert_eq!((slot.phase, slot.started, slot.process()), (slot::Phase::Up, true, main));
     let launch = &bench.fake.started()[0].launch;
     assert_eq!(launch.environment.value("A"), Some(&b"1"[..]));
-    assert_eq!(launch.output, Some(bench.dir.path().join("l/web/current")));
+    let out = bench.files.file("out0");
+    assert_eq!(launch.output, Output::Pipes { out, err: None });
 }
 
 #[test]
@@ -214,12 +219,61 @@ fn a_full_disk_does_not_lose_the_service() {
 }
 
 #[test]
+fn what_could_not_be_written_is_written_when_nothing_else_happens() {
+    let bench = Bench::new("", [lasts(20, 1), Behaviour::waits()]);
+    let scratch = bench.files.file("record.new");
+    let path = scratch.clone();
+    bench.at(5, move || fs::create_dir(&path).unwrap());
+    // Long after it was raised, and has started successfully.
+    bench.at(300, move || fs::remove_dir(&scratch).unwrap());
+    assert_eq!(bench.run(bench.start()), End::Quiet);
+    let record = bench.record().unwrap();
+    assert_eq!((record.process(), record.phase), (Some(bench.main()), Phase::Run));
+    assert_eq!((record.more.unwrap().raised, bench.slot().phase), (1, slot::Phase::Up));
+}
+
+#[test]
+fn a_keeper_that_cannot_be_started_is_tried_again() {
+    let bench = Bench::new("", [lasts(20, 1), Behaviour::waits()]);
+    // Nobody can take this for a lock, so that nobody can start a keeper.
+    fs::create_dir(bench.dir.path().join("keeper.lock")).unwrap();
+    bench.at_peer(15, |peer| peer.shutdown(std::net::Shutdown::Both).unwrap());
+    let socket = bench.dir.path().join("keeper");
+    let keeper: Rc<RefCell<Option<UnixListener>>> = Rc::default();
+    let there = Rc::clone(&keeper);
+    bench.at(300, move || *there.borrow_mut() = Some(UnixListener::bind(socket).unwrap()));
+    assert_eq!(bench.run_until(bench.start(), 400), End::TimeUp);
+    // It goes on without one, and finds the next.
+    assert_eq!((bench.launches(), bench.fake.living()), (vec![0.0, 20.0], vec![bench.main()]));
+    let keeper = keeper.borrow_mut().take().unwrap();
+    keeper.set_nonblocking(true).unwrap();
+    let (stream, _) = keeper.accept().expect("it was looked for again");
+    let mut said = Vec::new();
+    Reader::default().read(&stream, |frame| said.push(frame)).unwrap();
+    assert_eq!(said.first().and_then(|f| f.split()).map(|(verb, _)| verb), Some("hello"));
+}
+
+#[test]
+fn a_run_that_could_not_be_written_down_is_tried_again_and_counts_once() {
+    for errno in [libc::ENOSPC, libc::EDQUOT, libc::EROFS, libc::EIO] {
+        let bench = Bench::new("", [lasts(20, 1), Behaviour::waits()]);
+        let fake = bench.fake.clone();
+        bench.at(15, move || fake.fail_releases(errno, 100));
+        assert_eq!(bench.run(bench.start()), End::Quiet);
+        assert_eq!(bench.launches().last(), Some(&120.0));
+        assert_eq!(bench.fake.living(), [bench.main()]);
+        let slot = bench.slot();
+        assert_eq!((slot.started, slot.failures, slot.raised), (true, 0, 1));
+        assert_eq!(bench.record().unwrap().phase, Phase::Run);
+    }
+}
+
+#[test]
 fn a_log_that_cannot_be_written_does_not_lose_the_service() {
     let bench = Bench::new("", [Behaviour::waits()]);
-    fs::remove_dir(bench.dir.path().join("l")).unwrap();
-    fs::write(bench.dir.path().join("l"), "").unwrap();
+    fs::create_dir_all(bench.files.file("out0")).unwrap();
     assert_eq!(bench.run(bench.start()), End::Quiet);
-    assert_eq!(bench.fake.started()[0].launch.output, Some("/dev/null".into()));
+    assert_eq!(bench.fake.started()[0].launch.output, Output::File("/dev/null".into()));
     assert_eq!(bench.record().unwrap().phase, Phase::Run);
 }
 

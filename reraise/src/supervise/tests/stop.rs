@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bench::{Bench, End, secs};
 use crate::backend::fake::{Behaviour, Offspring};
-use crate::backend::{Exit, ProcessBackend, Signal};
+use crate::backend::{Exit, Output, ProcessBackend, Signal};
 use crate::record::Phase;
 use crate::supervise::begin::Task;
 use crate::supervise::launch::Under;
@@ -143,7 +143,11 @@ fn hangup_is_for_workers_in_the_foreground() {
         bench.fake.signal_us(secs(20), Signal::SIGHUP);
         assert_eq!(bench.run(bench.start()), end);
         let output = &bench.fake.started()[0].launch.output;
-        assert_eq!(output.is_none(), under == Under::Nobody, "by hand the terminal is the log");
+        assert_eq!(
+            *output == Output::Ours,
+            under == Under::Nobody,
+            "by hand the terminal is the log"
+        );
     }
 }
 
@@ -193,6 +197,38 @@ fn whom_the_signals_reach() {
             "{lines}"
         );
         assert_eq!(bench.fake.living().len(), 5 - last, "{lines}");
+    }
+}
+
+#[test]
+fn a_stop_names_what_it_lets_live() {
+    let detached = || Offspring::new(Behaviour::waits()).in_own_session();
+    let end = || Behaviour::waits().ending_on(Signal::SIGTERM, secs(1), Exit::Code(0));
+    for (lines, main, expected) in [
+        ("config_detach=yes", end().forking(detached()), 1),
+        ("config_detach=yes", Behaviour::waits().forking(detached()).forking(detached()), 2),
+        // What it ends with it is not named.
+        ("config_detach=yes", end().forking(Offspring::new(Behaviour::waits())), 0),
+        ("", end().forking(detached()), 0),
+    ] {
+        for is_adopted in [false, true] {
+            let bench = Bench::new(lines, [main.clone()]);
+            if is_adopted {
+                assert_eq!(bench.run_until(bench.start(), 15), End::TimeUp);
+                bench.fake.crash();
+            }
+            bench.ask(20, [STOP]);
+            let task = if is_adopted { Task::Resume } else { bench.start() };
+            assert_eq!(bench.run(task), STOPPED, "{lines}");
+            let story = bench.story();
+            let said =
+                story.iter().find_map(|line| line.split_once("live on (config_detach=yes): "));
+            let pids =
+                |text: &str| text.split(' ').map(|p| p.parse().unwrap()).collect::<Vec<i32>>();
+            let named = said.map(|(_, text)| pids(text)).unwrap_or_default();
+            let living: Vec<i32> = bench.fake.living().iter().map(|p| p.pid).collect();
+            assert_eq!((named.len(), &named), (expected, &living), "{lines} {story:?}");
+        }
     }
 }
 

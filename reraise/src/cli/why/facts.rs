@@ -1,0 +1,231 @@
+//! What can be known about one service.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+use reraise::backend::{LaunchError, Step, native};
+use reraise::config::{self, Config, LogTo, Place};
+use reraise::context::Context;
+use reraise::error::{ExitCode, Fault};
+use reraise::history::asked::Asked;
+use reraise::history::deaths::{Cause, Death};
+use reraise::history::{events, tails};
+use reraise::lock::{self, Holder};
+use reraise::logger::report::Report;
+use reraise::name::ServiceName;
+use reraise::paths::Files;
+use reraise::service::Entry;
+use reraise::slot::{self, Phase};
+use reraise::supervise::launch;
+use reraise::wanted::Wanted;
+use reraise::words;
+
+use crate::cli::status::{State, look};
+use crate::cli::users::Users;
+use crate::cli::{Setting, act, deaths};
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    pub(super) name: String,
+    /// Microseconds since 1970.
+    pub(super) now: i64,
+    pub(super) state: State,
+    /// Its owner, if that is not us.
+    pub(super) owner: Option<String>,
+    /// Whether what its worker keeps can be read.
+    pub(super) is_open: bool,
+    /// Its script; `None` when there is none any more.
+    pub(super) program: Option<PathBuf>,
+    /// Why it could not be started now: what, and what to do.
+    pub(super) obstacle: Option<(String, String)>,
+    /// What is wrong with its record.
+    pub(super) trouble: Option<String>,
+    pub(super) pid: Option<i32>,
+    /// Seconds in this state.
+    pub(super) elapsed: Option<u64>,
+    pub(super) raised: u32,
+    pub(super) is_unwatched: bool,
+    pub(super) is_legacy: bool,
+    /// What was lost of its output, and why.
+    pub(super) lost: Option<String>,
+    /// Whether our keeper lives.
+    pub(super) has_keeper: bool,
+    /// Its workers have failed so often; the next one comes in so many seconds.
+    pub(super) failing: Option<(u32, f64)>,
+    pub(super) wanted: Option<Wanted>,
+    pub(super) asked: Option<Asked>,
+    /// What its worker was doing last; `None` when that was in another boot.
+    pub(super) phase: Option<Phase>,
+    /// Whether a run ever lasted long enough.
+    pub(super) started: bool,
+    /// Failed starts in a row.
+    pub(super) failures: u32,
+    /// Seconds to the next run, or to the next signal of a stop.
+    pub(super) until: Option<f64>,
+    /// The oldest first.
+    pub(super) deaths: Vec<Death>,
+    /// What the last launch failed of: what, and what to do.
+    pub(super) launch: Option<(String, String)>,
+    /// The last lines before the last death.
+    pub(super) output: Vec<String>,
+    /// Where its output goes.
+    pub(super) log: Option<PathBuf>,
+    /// What keeper and workers have to say.
+    pub(super) messages: PathBuf,
+    pub(super) config: Config,
+    /// The lines that set keys.
+    pub(super) places: BTreeMap<String, Place>,
+}
+
+/// Looks.
+pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Facts {
+    let me = setting.dirs.uid();
+    let owner = entry.map_or(me, |entry| entry.uid);
+    let piddir = setting.dirs.piddir(owner);
+    let files = Files::of(&piddir, owner, name);
+    let state_dir = setting.dirs.state(owner);
+    // First what changes: a run that ends meanwhile is then told as a death as well.
+    let seen = look(setting, name, entry);
+    let slot = slot::read(&files.file("run")).filter(is_of_this_boot);
+    let deaths = deaths::read(&files);
+    let context = Context::read(&files.file("context"));
+    let logdir = context.as_ref().map_or_else(|| setting.dirs.logdir(owner), |c| c.logdir.clone());
+    let (config, places) = entry.map(|e| read_config(e, context.as_ref())).unwrap_or_default();
+    let log = log_of(&config, &logdir, name);
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    let left =
+        |until: Duration| (!until.is_zero()).then(|| until.saturating_sub(now).as_secs_f64());
+    let runs = matches!(seen.state, State::Running | State::Starting | State::Stopping);
+    let keeper = lock::holder_of(&state_dir.join("keeper.lock"), lock::ALIVE);
+    let record = seen.record.as_ref();
+    let more = record.and_then(|record| record.more);
+    Facts {
+        name: name.to_string(),
+        now: events::now(),
+        state: seen.state,
+        owner: (owner != me).then(|| Users::default().user(owner)),
+        is_open: owner == me || fs::read_dir(&files.own).is_ok(),
+        program: entry.map(|entry| entry.program.clone()),
+        obstacle: obstacle(setting, name, entry).map(|fault| (fault.what, fault.advice)),
+        trouble: seen.trouble,
+        pid: record.and_then(|record| record.pid),
+        elapsed: seen.elapsed,
+        raised: more.map_or(0, |more| more.raised),
+        is_unwatched: seen.is_unwatched,
+        is_legacy: seen.is_legacy,
+        lost: Report::read(&files.own).words(),
+        has_keeper: matches!(keeper, Ok(Holder::Pid(_))),
+        failing: seen.failing.map(|f| (f.failures, f.until.saturating_sub(now).as_secs_f64())),
+        wanted: Wanted::read(&files.own),
+        asked: Asked::read(&files.file("asked")),
+        phase: slot.map(|slot| slot.phase),
+        started: slot.is_some_and(|slot| slot.started),
+        failures: slot.map_or(0, |slot| slot.failures),
+        until: slot.and_then(|slot| left(Duration::from_nanos(slot.until))),
+        launch: deaths.last().and_then(|death| launch_fault(name, entry, death)),
+        output: deaths.last().map_or_else(Vec::new, |death| {
+            last_lines(&files.file("tails"), death, log.as_deref().filter(|_| !runs))
+        }),
+        deaths,
+        log,
+        messages: state_dir.join("messages"),
+        config,
+        places,
+    }
+}
+
+fn is_of_this_boot(slot: &slot::Slot) -> bool {
+    let ours = (native::boot_id().unwrap_or_default(), native::pid_space().unwrap_or_default());
+    (slot.boot, slot.space) == ours
+}
+
+/// What would keep it from being started now.
+fn obstacle(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Option<Fault> {
+    let Some(entry) = entry else {
+        let path = setting.dirs.dir.join(name.as_str());
+        let advice = format!("put it back, or forget the service: reraise clean {name}");
+        let what = format!("its script is gone ({})", path.display());
+        return Some(Fault::new(ExitCode::NoService, name, what, advice));
+    };
+    let loaded = match act::context(setting) {
+        Ok(context) if entry.uid == setting.dirs.uid() => launch::load(&context, name),
+        // Another user's is judged by its owner.
+        _ => return entry.check(name).err(),
+    };
+    match loaded {
+        Err(fault) => Some(fault),
+        Ok(loaded) => match loaded.problems.first() {
+            Some(problem) => Some(launch::config_fault(name, &entry.program, problem)),
+            None => bad_interpreter(name, entry),
+        },
+    }
+}
+
+/// What execve(2) would say of the `#!` line.
+fn bad_interpreter(name: &ServiceName, entry: &Entry) -> Option<Fault> {
+    let interpreter = words::interpreter(&entry.program)?;
+    let errno = match nix::unistd::access(Path::new(&interpreter), nix::unistd::AccessFlags::X_OK) {
+        Ok(()) => return None,
+        Err(errno) => errno as i32,
+    };
+    let error = LaunchError { step: Step::Exec, errno };
+    Some(words::unlaunchable(name, entry, error))
+}
+
+fn launch_fault(
+    name: &ServiceName,
+    entry: Option<&Entry>,
+    death: &Death,
+) -> Option<(String, String)> {
+    let Cause::Launch(error) = death.cause else { return None };
+    let fault = words::unlaunchable(name, entry?, error);
+    Some((fault.what, fault.advice))
+}
+
+fn read_config(entry: &Entry, context: Option<&Context>) -> (Config, BTreeMap<String, Place>) {
+    let env = |name: &str| match context {
+        Some(context) => context.variable(name),
+        None => std::env::var(name).ok(),
+    };
+    let open = || File::open(&entry.program).ok();
+    let config = open().and_then(|mut script| Config::read(&mut script, &env).ok());
+    let places = open().and_then(|mut script| config::places(&mut script, &env).ok());
+    (config.unwrap_or_default().0, places.unwrap_or_default())
+}
+
+fn log_of(config: &Config, logdir: &Path, name: &ServiceName) -> Option<PathBuf> {
+    match &config.log {
+        LogTo::No => None,
+        LogTo::Default | LogTo::Yes => Some(logdir.join(name.as_str()).join("current")),
+        LogTo::Path(path) => Some(path.join("current")),
+    }
+}
+
+/// Bytes of a log that are looked at.
+const TAIL: u64 = 4096;
+/// Lines that are kept.
+const LINES: usize = tails::LINES;
+
+/// The last lines of the run that died; else, where no other run has written since,
+/// those of its log.
+fn last_lines(tail: &Path, death: &Death, log: Option<&Path>) -> Vec<String> {
+    let text = tails::find(tail, death.run).or_else(|| {
+        let file = File::open(log?).ok()?;
+        let length = file.metadata().ok()?.len();
+        let kept = length.min(TAIL);
+        let mut text = vec![0; kept as usize];
+        file.read_exact_at(&mut text, length - kept).ok()?;
+        Some(text)
+    });
+    let text = text.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<String> =
+        text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+    lines[lines.len().saturating_sub(LINES)..].to_vec()
+}

@@ -1,0 +1,128 @@
+//! `config_log_after`: a command for each rotated file, outside of the logger's loop,
+//! one at a time. A mark beside the file says that it is still to be run, so that
+//! neither a failure nor the logger's death makes it forgotten.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::sink;
+use crate::backend::Environment;
+use crate::context::Context;
+use crate::messages;
+use crate::name::ServiceName;
+
+/// Something to be done for the rotated files of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Task {
+    pub(super) name: ServiceName,
+    /// The service's own directory.
+    pub(super) own: PathBuf,
+    /// The log's.
+    pub(super) directory: PathBuf,
+    pub(super) command: String,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct After {
+    waiting: VecDeque<Task>,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    task: Task,
+    child: Child,
+    file: PathBuf,
+    /// What is to follow.
+    rest: VecDeque<PathBuf>,
+}
+
+impl After {
+    /// Whether there is nothing to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_none() && self.waiting.is_empty()
+    }
+
+    /// A log was rotated.
+    pub(super) fn add(&mut self, task: Task) {
+        self.waiting.retain(|other| other.directory != task.directory);
+        self.waiting.push_back(task);
+        self.go_on();
+    }
+
+    /// A child has ended, or something was added.
+    pub(super) fn go_on(&mut self) {
+        if let Some(running) = &mut self.running {
+            match running.child.try_wait() {
+                Ok(None) => return,
+                Ok(Some(status)) if status.success() => {
+                    let _ = fs::remove_file(sink::todo_of(&running.file));
+                }
+                Ok(Some(status)) => running.complain(&status.to_string()),
+                Err(e) => running.complain(&e.to_string()),
+            }
+        }
+        loop {
+            let next = match self.running.take() {
+                Some(Running { task, mut rest, .. }) => {
+                    rest.pop_front().map(|file| (task, file, rest))
+                }
+                None => None,
+            };
+            let next = next.or_else(|| {
+                let task = self.waiting.pop_front()?;
+                let mut rest: VecDeque<PathBuf> = sink::todo(&task.directory).into();
+                let file = rest.pop_front()?;
+                Some((task, file, rest))
+            });
+            let Some((task, file, rest)) = next else {
+                if self.waiting.is_empty() {
+                    return;
+                }
+                continue;
+            };
+            match start(&task, &file) {
+                Ok(child) => {
+                    self.running = Some(Running { task, child, file, rest });
+                    return;
+                }
+                Err(e) => messages::say(
+                    task.name.as_str(),
+                    &format!("config_log_after cannot be run for {}: {e}", file.display()),
+                ),
+            }
+        }
+    }
+}
+
+impl Running {
+    /// It is tried again after the next rotation.
+    fn complain(&self, how: &str) {
+        let what = format!("config_log_after failed for {} ({how})", self.file.display());
+        messages::say(self.task.name.as_str(), &what);
+    }
+}
+
+/// By the shell, in the environment of the service, as its user; the file is the last
+/// argument.
+fn start(task: &Task, file: &Path) -> io::Result<Child> {
+    let environment = Context::read(&task.own.join("context")).map(|c| c.environment);
+    let mut command = Command::new("/bin/sh");
+    command
+        .arg("-c")
+        .arg(format!("{} \"$1\"", task.command))
+        .arg("config_log_after")
+        .arg(file)
+        .env_clear()
+        .envs(environment.iter().flat_map(Environment::pairs))
+        .current_dir(&task.directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0);
+    command.spawn()
+}

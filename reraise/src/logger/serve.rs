@@ -1,0 +1,347 @@
+//! The logger's loop: one process for all services of a keeper. It is told of a
+//! service by its [`bell`](super::bell), reads what it needs to know from the disk, and
+//! forgets nothing when it is killed: what was not written yet is in the pipes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::after::After;
+use super::bell::{Bell, Rung};
+use super::side::{Moment, Shared};
+use super::stream::{self, Found, PIPES, Pipe, Stream};
+use crate::backend::native::{self, EventQueue, QueueEvent};
+use crate::lock::{self, Holder, LockFile};
+use crate::messages;
+use crate::name::ServiceName;
+use crate::revive;
+
+const BELL: u64 = 0;
+const KEEPER: u64 = 1;
+/// The tokens of pipes begin here: four for each stream.
+const FIRST: u64 = 4;
+
+/// While output flows, it is gathered for so long: that spares a wake-up for each
+/// line, and a write.
+const GATHER: Duration = Duration::from_millis(1);
+/// When nothing was said for so long, logs are closed and memory is given back.
+const REST: Duration = Duration::from_secs(1);
+/// A pipe that could not be opened for want of descriptors is tried again.
+const SHORTAGE: Duration = Duration::from_millis(500);
+
+/// Whom a logger is for.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    /// `.reraise-UID`.
+    pub state: PathBuf,
+}
+
+/// What a service's directory has when somebody wants its log rotated.
+pub const ROTATE: &str = "rotate";
+
+/// The lock of the logger, beside the keeper's.
+#[must_use]
+pub fn lock_in(state: &Path) -> PathBuf {
+    state.join("logger.lock")
+}
+
+struct Logger {
+    state: PathBuf,
+    queue: EventQueue,
+    bell: Bell,
+    streams: BTreeMap<u64, Stream>,
+    numbers: BTreeMap<ServiceName, u64>,
+    next: u64,
+    /// The keeper's end is open.
+    keeper: Option<UnixStream>,
+    shared: Shared,
+    after: After,
+    /// Something was read since the logs were closed last.
+    active: Option<Instant>,
+    /// Services that could not be listened to.
+    unheard: Option<Instant>,
+}
+
+/// Serves until the keeper has gone and no service is left, or another logger wants
+/// to take over.
+///
+/// # Errors
+/// Only what makes further waiting useless.
+pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
+    let mut queue = EventQueue::new(&[Signal::SIGTERM, Signal::SIGCHLD])?;
+    let lock = LockFile::open(&lock_in(&orders.state))?;
+    keeper.set_nonblocking(true)?;
+    queue.watch_readable(keeper.as_fd(), KEEPER)?;
+    if !take_over(&mut queue, &lock)? {
+        return Ok(());
+    }
+    let bell = Bell::new(&orders.state)?;
+    queue.watch_readable(bell.pipe().as_fd(), BELL)?;
+    let mut logger = Logger {
+        state: orders.state.clone(),
+        queue,
+        bell,
+        streams: BTreeMap::new(),
+        numbers: BTreeMap::new(),
+        next: 0,
+        keeper: Some(keeper),
+        shared: Shared::default(),
+        after: After::default(),
+        active: None,
+        unheard: None,
+    };
+    logger.look_at_all();
+    logger.serve()
+}
+
+/// Takes the lock, from a former logger if there is one: it ends as soon as it has
+/// written what it has in hand. `false`: we are not needed any more.
+fn take_over(queue: &mut EventQueue, lock: &LockFile) -> io::Result<bool> {
+    while !lock.try_take(lock::ALIVE)? {
+        let Holder::Pid(pid) = lock.holder(lock::ALIVE)? else { continue };
+        let Some(born) = native::born(pid)? else { continue };
+        // Asked once more: it may have been another's pid by now.
+        if lock.holder(lock::ALIVE)? != Holder::Pid(pid) || !queue.watch_process(pid, born)? {
+            continue;
+        }
+        native::send(pid, born, Signal::SIGTERM)?;
+        let _ = revive::process(pid);
+        loop {
+            match queue.next(None)? {
+                Some(QueueEvent::Ended { .. }) => break,
+                Some(QueueEvent::Readable(KEEPER) | QueueEvent::Signal(Signal::SIGTERM)) => {
+                    return Ok(false);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(true)
+}
+
+impl Logger {
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            if self.keeper.is_none() && self.streams.is_empty() && self.after.is_idle() {
+                return Ok(());
+            }
+            let now = Instant::now();
+            let due = self.deadline();
+            let left = due.map(|due| due.saturating_duration_since(now));
+            match self.queue.next(left)? {
+                Some(QueueEvent::Readable(BELL)) => self.on_bell(),
+                Some(QueueEvent::Readable(KEEPER)) => self.on_keeper(),
+                Some(QueueEvent::Readable(token)) => self.on_output(token),
+                Some(QueueEvent::Signal(Signal::SIGTERM)) => return Ok(()),
+                Some(QueueEvent::Signal(_)) => self.after.go_on(),
+                Some(QueueEvent::Ended { .. }) => {}
+                None => self.on_deadline(),
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let streams = self.streams.values().filter_map(Stream::deadline);
+        let rest = self.active.map(|active| active + REST);
+        streams.chain(rest).chain(self.unheard).min()
+    }
+
+    /// The keeper has gone. What still has a service goes on, until another keeper
+    /// has another logger.
+    fn on_keeper(&mut self) {
+        if let Some(keeper) = self.keeper.take() {
+            self.queue.forget_readable(keeper.as_fd());
+        }
+        self.on_bell();
+        self.look_at_all();
+    }
+
+    fn on_bell(&mut self) {
+        match self.bell.answer() {
+            Rung::All => self.look_at_all(),
+            Rung::Names(names) => names.iter().for_each(|name| self.look_at(name)),
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        for entry in fs::read_dir(self.state.join("s")).into_iter().flatten().flatten() {
+            if let Ok(name) = ServiceName::new(&entry.file_name()) {
+                self.look_at(&name);
+            }
+        }
+    }
+
+    fn look_at(&mut self, name: &ServiceName) {
+        let own = self.state.join("s").join(name.as_str());
+        let found = stream::look(&own);
+        let number = match (self.numbers.get(name), found) {
+            (Some(&number), _) => number,
+            (None, Found::Open(..)) => {
+                let number = self.next;
+                self.next += 1;
+                self.streams.insert(number, Stream::new(name.clone(), own));
+                self.numbers.insert(name.clone(), number);
+                number
+            }
+            (None, Found::Between | Found::Over) => return self.rotate_silent(&own),
+        };
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        let learnt = stream.learn(found, Moment::now());
+        let opened = match learnt {
+            Ok(opened) => opened,
+            Err(e) => return self.cannot_hear(name, number, &e),
+        };
+        for pipe in opened {
+            // What is stuck is listened to when it goes on.
+            let Some(file) = stream.pipe(pipe).filter(|_| stream.stuck.is_none()) else { continue };
+            if let Err(e) = self.queue.watch_readable(file.as_fd(), token_of(number, pipe)) {
+                return self.cannot_hear(name, number, &e);
+            }
+        }
+        self.work(number);
+        self.rotate_on_request(number);
+    }
+
+    /// It is tried again in a moment; until then it is heard by nobody.
+    fn cannot_hear(&mut self, name: &ServiceName, number: u64, error: &io::Error) {
+        if self.unheard.is_none() {
+            messages::say(name.as_str(), &format!("its output cannot be read: {error}"));
+        }
+        self.streams.values_mut().for_each(Stream::close);
+        self.drop_stream(number);
+        self.unheard = Some(Instant::now() + SHORTAGE);
+    }
+
+    fn drop_stream(&mut self, number: u64) {
+        let Some(stream) = self.streams.remove(&number) else { return };
+        for pipe in PIPES {
+            if let Some(file) = stream.pipe(pipe) {
+                self.queue.forget_readable(file.as_fd());
+            }
+        }
+        self.numbers.retain(|_, other| *other != number);
+    }
+
+    fn on_output(&mut self, token: u64) {
+        let (number, pipe) = of_token(token);
+        let Some(stream) = self.streams.get(&number) else { return };
+        // Somebody has spoken just before: more is to come.
+        if let Some(worked) = stream.worked {
+            let gathered = worked + GATHER;
+            let now = Instant::now();
+            if now < gathered {
+                std::thread::sleep(gathered - now);
+            }
+        }
+        // The bell has rung before the first word of a run.
+        if stream.is_news(pipe) {
+            self.on_bell();
+        }
+        self.work(number);
+    }
+
+    fn work(&mut self, number: u64) {
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        let moment = Moment::now();
+        let was_stuck = stream.stuck.is_some();
+        let has_more = stream.work(&mut self.shared, moment);
+        if has_more {
+            // Others have their turn, and there is nothing to wait for.
+            stream.worked = None;
+        }
+        let is_stuck = stream.stuck.is_some();
+        if is_stuck != was_stuck {
+            // What cannot be written must not wake us all the time.
+            for pipe in PIPES {
+                let Some(file) = stream.pipe(pipe) else { continue };
+                if is_stuck {
+                    self.queue.forget_readable(file.as_fd());
+                } else {
+                    let _ = self.queue.watch_readable(file.as_fd(), token_of(number, pipe));
+                }
+            }
+        }
+        self.active = Some(moment.now);
+        let tasks = stream.after();
+        let is_done = stream.is_done() && !has_more;
+        tasks.into_iter().for_each(|task| self.after.add(task));
+        if is_done {
+            self.drop_stream(number);
+        }
+        if std::mem::take(&mut self.shared.is_short) {
+            self.streams.values_mut().for_each(Stream::close);
+        }
+    }
+
+    fn on_deadline(&mut self) {
+        let now = Instant::now();
+        let due: Vec<u64> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.deadline().is_some_and(|due| due <= now))
+            .map(|(number, _)| *number)
+            .collect();
+        due.into_iter().for_each(|number| self.work(number));
+        if self.unheard.is_some_and(|again| again <= now) {
+            self.unheard = None;
+            self.look_at_all();
+        }
+        if self.active.is_some_and(|active| active + REST <= now) {
+            self.active = None;
+            self.streams.values_mut().for_each(Stream::close);
+            self.shared.rest();
+        }
+    }
+
+    /// Somebody has asked for a rotation: done when the request is gone.
+    fn rotate_on_request(&mut self, number: u64) {
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        let request = stream.own().join(ROTATE);
+        if fs::symlink_metadata(&request).is_err() {
+            return;
+        }
+        match stream.rotate(Moment::now()) {
+            Ok(()) => drop(fs::remove_file(&request)),
+            Err(e) => drop(fs::rename(&request, request.with_extension("failed")).and_then(|()| {
+                fs::write(request.with_extension("failed"), crate::error::reason(&e))
+            })),
+        }
+        let tasks = stream.after();
+        tasks.into_iter().for_each(|task| self.after.add(task));
+        self.active = Some(Instant::now());
+    }
+
+    /// The same for one that does not run: whoever asks does it.
+    fn rotate_silent(&self, own: &Path) {
+        let _ = fs::remove_file(own.join(ROTATE));
+    }
+}
+
+fn token_of(number: u64, (which, turn): Pipe) -> u64 {
+    FIRST + number * 4 + which as u64 * 2 + u64::from(turn)
+}
+
+fn of_token(token: u64) -> (u64, Pipe) {
+    let at = token - FIRST;
+    (at / 4, PIPES[(at % 4) as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_tell_pipes() {
+        for number in [0, 1, 77] {
+            for pipe in PIPES {
+                assert_eq!(of_token(token_of(number, pipe)), (number, pipe));
+            }
+        }
+    }
+}

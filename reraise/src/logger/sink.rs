@@ -1,0 +1,395 @@
+//! A log on disk: a directory with `current`, what it was before, and an index beside
+//! each ([`index`], [`names`]). Whoever is killed here leaves something from which the
+//! next one goes on: the end of the file says where.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::index::{self, Entry, Mark};
+use super::names::{self, CURRENT};
+use super::rules::{self, Place};
+use crate::backend::native;
+use crate::config::Logging;
+use crate::history::tails;
+
+/// An entry of the index is worth its bytes after so many of the log, or after so
+/// many microseconds.
+const MARK_BYTES: u64 = 320;
+const MARK_TIME: i64 = 1_000_000;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Sink {
+    directory: PathBuf,
+    file: File,
+    /// Bytes of `current`.
+    end: u64,
+    index: Option<File>,
+    index_end: u64,
+    last: Option<Entry>,
+    /// When `current` was begun, in microseconds since 1970.
+    begun: i64,
+    /// Whether what was written last ended a line, if anybody has looked.
+    is_fresh: Option<bool>,
+    /// See [`Sink::number`].
+    number: u64,
+}
+
+impl Sink {
+    /// Opens a log, or begins it.
+    pub(super) fn open(place: &Place, time: i64) -> io::Result<Self> {
+        place.check()?;
+        let directory = place.directory.clone();
+        let path = directory.join(CURRENT);
+        match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+                heal(&directory)?;
+            }
+            _ => {}
+        }
+        let file = open_to_write(&path)?;
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(rules::no_file());
+        }
+        let mut sink = Self {
+            directory,
+            file,
+            end: about.len(),
+            index: None,
+            index_end: 0,
+            last: None,
+            begun: time,
+            is_fresh: None,
+            number: about.ino(),
+        };
+        sink.read_index(time);
+        Ok(sink)
+    }
+
+    fn read_index(&mut self, time: i64) {
+        let Ok(file) = OpenOptions::new().read(true).open(index::path_of(&self.path())) else {
+            return;
+        };
+        let mut first = [0; index::SIZE];
+        if file.read_exact_at(&mut first, 0).is_ok() {
+            self.begun = Entry::decode(&first).map_or(time, |entry| entry.time);
+        }
+        if let Ok((end, last)) = index::last(&file) {
+            (self.index_end, self.last) = (end, last);
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join(CURRENT)
+    }
+
+    /// Bytes of `current`.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Whether what was written last ended a line.
+    pub(super) fn is_fresh(&mut self) -> io::Result<bool> {
+        if let Some(is_fresh) = self.is_fresh {
+            return Ok(is_fresh);
+        }
+        let mut last = *b"\n";
+        if self.end > 0 {
+            self.file.read_exact_at(&mut last, self.end - 1)?;
+        }
+        self.is_fresh = Some(last == *b"\n");
+        Ok(last == *b"\n")
+    }
+
+    /// The run that the index says it is in.
+    pub(super) fn run(&self) -> u64 {
+        match self.last {
+            Some(Entry { mark: Mark::End(_), .. }) | None => 0,
+            Some(entry) => entry.run,
+        }
+    }
+
+    /// Tells `current` from what it was before, and from others.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether it is as long as we have made it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.file.metadata().is_ok_and(|ours| ours.len() == self.end)
+    }
+
+    /// Whether this is still the file that has the name.
+    pub(super) fn is_there(&self) -> bool {
+        let there = fs::symlink_metadata(self.path());
+        let ours = self.file.metadata();
+        matches!((there, ours), (Ok(there), Ok(ours))
+            if (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+    }
+
+    /// Notes the time of what has just been written from this offset on, unless the
+    /// entry before is as good.
+    pub(super) fn mark_output(&mut self, offset: u64, time: i64, run: u64) -> io::Result<()> {
+        if let Some(last) = self.last
+            && last.run == run
+            && !matches!(last.mark, Mark::End(_))
+            && (last.offset == offset || offset.saturating_sub(last.offset) < MARK_BYTES)
+            && (0..MARK_TIME).contains(&(time - last.time))
+        {
+            return Ok(());
+        }
+        self.append(Entry { offset, time, run, mark: Mark::Output })
+    }
+
+    /// Notes in the index what is so from here on.
+    pub(super) fn mark(&mut self, time: i64, run: u64, mark: Mark) -> io::Result<()> {
+        self.append(Entry { offset: self.end, time, run, mark })
+    }
+
+    fn append(&mut self, entry: Entry) -> io::Result<()> {
+        if self.index.is_none() {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o640);
+            let options = options.custom_flags(libc::O_NOFOLLOW);
+            self.index = Some(options.open(index::path_of(&self.path()))?);
+        }
+        if let Some(index) = &self.index {
+            index.write_all_at(&entry.encode(), self.index_end)?;
+        }
+        if self.index_end == 0 {
+            self.begun = entry.time;
+        }
+        self.index_end += index::SIZE as u64;
+        self.last = Some(entry);
+        Ok(())
+    }
+
+    /// Moves bytes from a pipe to the end, see [`native::move_bytes`].
+    pub(super) fn take(&mut self, pipe: &File, most: usize) -> io::Result<usize> {
+        let moved = native::move_bytes(pipe.as_fd(), self.file.as_fd(), self.end, most)?;
+        self.end += moved as u64;
+        self.is_fresh = None;
+        Ok(moved)
+    }
+
+    /// Writes to the end. When that fails, nothing was written.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Err(e) = self.file.write_all_at(bytes, self.end) {
+            // What stands behind the end is written over, or cut by the next one.
+            let _ = self.file.set_len(self.end);
+            return Err(e);
+        }
+        self.end += bytes.len() as u64;
+        if let Some(last) = bytes.last() {
+            self.is_fresh = Some(*last == b'\n');
+        }
+        Ok(())
+    }
+
+    /// Takes back what was written from here on.
+    pub(super) fn cut(&mut self, end: u64) -> io::Result<()> {
+        self.file.set_len(end)?;
+        self.end = end;
+        while self.last.is_some_and(|last| last.offset > end) && self.index_end > 0 {
+            self.index_end -= index::SIZE as u64;
+            self.last = None;
+            let file = File::open(index::path_of(&self.path()))?;
+            let before = self.index_end.checked_sub(index::SIZE as u64);
+            let mut bytes = [0; index::SIZE];
+            if let Some(before) = before {
+                file.read_exact_at(&mut bytes, before)?;
+                self.last = Entry::decode(&bytes);
+            }
+        }
+        self.is_fresh = None;
+        Ok(())
+    }
+
+    /// Whether it is due to be rotated, at the next end of a line.
+    pub(super) fn is_due(&self, logging: &Logging, time: i64) -> bool {
+        let is_old = logging.age.is_some_and(|age| {
+            u128::try_from(time - self.begun).is_ok_and(|past| past >= age.as_micros())
+        });
+        // Its index may not outgrow it.
+        self.end > 0 && (is_old || self.end.max(self.index_end) >= logging.size)
+    }
+
+    /// Whether it has grown too long for waiting for the end of a line.
+    pub(super) fn is_overdue(&self, logging: &Logging) -> bool {
+        self.end >= logging.size.saturating_mul(2).saturating_add(4 << 20)
+    }
+
+    /// Makes what is there a rotated file and begins a new one. `Some`: a command is to
+    /// be run for it, see [`Self::todo`].
+    pub(super) fn rotate(&mut self, logging: &Logging, time: i64) -> io::Result<()> {
+        if self.end == 0 {
+            return Ok(());
+        }
+        let (path, run) = (self.path(), self.run());
+        let rotated = names::all_rotated(&self.directory)?;
+        let name = names::next(time, rotated.last().map(String::as_str));
+        let target = self.directory.join(&name);
+        if logging.after.is_some() {
+            // First: it must not be forgotten if we are killed.
+            File::create(todo_of(&target))?;
+        }
+        fs::rename(&path, &target)?;
+        // Its index second: without it we, or the next one, would find one alone.
+        self.index = None;
+        match fs::rename(index::path_of(&path), index::path_of(&target)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        self.file = open_to_write(&path)?;
+        self.number = self.file.metadata()?.ino();
+        (self.end, self.index_end, self.last) = (0, 0, None);
+        (self.begun, self.is_fresh) = (time, Some(true));
+        self.mark(time, run, Mark::Output)?;
+        self.prune(logging)
+    }
+
+    /// Removes rotated files that are too many.
+    pub(super) fn prune(&self, logging: &Logging) -> io::Result<()> {
+        let mut files = Vec::new();
+        for name in names::all_rotated(&self.directory)? {
+            let length = fs::symlink_metadata(self.directory.join(&name)).map_or(0, |m| m.len());
+            files.push((name, length));
+        }
+        for name in rules::pruned(&files, logging, self.end) {
+            remove(&self.directory, name)?;
+        }
+        remove_lone(&self.directory)
+    }
+
+    /// Empties `current`; how long it was.
+    pub(super) fn clear(&mut self) -> io::Result<u64> {
+        let length = std::mem::take(&mut self.end);
+        self.file.set_len(0)?;
+        self.index = None;
+        match fs::remove_file(index::path_of(&self.path())) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        (self.index_end, self.last, self.is_fresh) = (0, None, Some(true));
+        Ok(length)
+    }
+
+    /// The last lines of the run that is just being written.
+    pub(super) fn tail(&self, run: u64) -> io::Result<Vec<u8>> {
+        let mut text = tail_of(&self.path(), run)?;
+        // What was rotated a moment ago.
+        if text.len() < tails::LENGTH
+            && let Some(name) = names::all_rotated(&self.directory)?.last()
+        {
+            let mut before = tail_of(&self.directory.join(name), run)?;
+            before.append(&mut text);
+            text = before;
+        }
+        Ok(tails::end_of(&text).to_vec())
+    }
+}
+
+/// Removes the oldest rotated file of a log; how long it was. `None`: there is none.
+pub(super) fn remove_oldest(directory: &Path) -> io::Result<Option<u64>> {
+    let Some(name) = names::all_rotated(directory)?.into_iter().next() else {
+        return Ok(None);
+    };
+    let length = fs::symlink_metadata(directory.join(&name))?.len();
+    remove(directory, &name)?;
+    Ok(Some(length))
+}
+
+/// What a run has said at the end of one file, as far as it is kept.
+fn tail_of(log: &Path, run: u64) -> io::Result<Vec<u8>> {
+    let entries = index::read(log)?;
+    let mut start = None;
+    let mut end = None;
+    for entry in &entries {
+        match (start, entry.run == run) {
+            (None, true) => start = Some(entry.offset),
+            (Some(_), true) if matches!(entry.mark, Mark::End(_)) => end = Some(entry.offset),
+            (Some(_), false) => end = end.or(Some(entry.offset)),
+            _ => {}
+        }
+    }
+    let Some(start) = start else { return Ok(Vec::new()) };
+    let file = File::open(log)?;
+    let end = end.unwrap_or(u64::MAX).min(file.metadata()?.len());
+    let start = start.max(end.saturating_sub(tails::LENGTH as u64));
+    let mut text = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
+    file.read_exact_at(&mut text, start)?;
+    Ok(text)
+}
+
+/// Not O_APPEND, which splice(2) refuses: nobody else writes it.
+fn open_to_write(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o640);
+    // A FIFO that nobody reads must not hold us up.
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
+/// Finishes a rotation that was cut short: an index without `current` belongs to the
+/// newest rotated file.
+fn heal(directory: &Path) -> io::Result<()> {
+    let index = index::path_of(&directory.join(CURRENT));
+    if fs::symlink_metadata(&index).is_err() {
+        return Ok(());
+    }
+    let target = names::all_rotated(directory)?.pop().map(|name| directory.join(name));
+    match target.map(|target| index::path_of(&target)) {
+        Some(theirs) if fs::symlink_metadata(&theirs).is_err() => fs::rename(index, theirs),
+        _ => fs::remove_file(index),
+    }
+}
+
+/// The mark that a command is still to be run for a rotated file.
+pub(super) fn todo_of(rotated: &Path) -> PathBuf {
+    let name = rotated.file_name().unwrap_or_default().to_string_lossy();
+    rotated.with_file_name(format!(".{name}.todo"))
+}
+
+/// The rotated files of a log that a command is still to be run for, oldest first.
+pub(super) fn todo(directory: &Path) -> Vec<PathBuf> {
+    let rotated = names::all_rotated(directory).unwrap_or_default();
+    let paths = rotated.into_iter().map(|name| directory.join(name));
+    paths.filter(|path| fs::symlink_metadata(todo_of(path)).is_ok()).collect()
+}
+
+fn remove(directory: &Path, name: &str) -> io::Result<()> {
+    let path = directory.join(name);
+    let own = name.get(..STAMPED).map_or_else(|| path.clone(), |stem| directory.join(stem));
+    for path in [index::path_of(&own), todo_of(&own), path] {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The part of a rotated file's name that is its time.
+const STAMPED: usize = 23;
+
+/// Indexes and marks of files that somebody has removed.
+fn remove_lone(directory: &Path) -> io::Result<()> {
+    let there = names::all_rotated(directory)?;
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let of = name.strip_prefix('.').and_then(|name| name.split_once("Z."));
+        let Some((stem, "idx" | "todo")) = of else { continue };
+        if names::is_rotated(&format!("{stem}Z")) && !there.iter().any(|t| t.starts_with(stem)) {
+            fs::remove_file(directory.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,382 @@
+//! The output of one service: its pipes, its logs, and which run is speaking.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::after::Task;
+use super::pipes::{self, Side as Which, Use};
+use super::report::Report;
+use super::rules::{Rules, Script};
+use super::side::{Flow, Moment, Shared, Side};
+use crate::backend::Exit;
+use crate::history::{deaths, tails};
+use crate::messages;
+use crate::name::ServiceName;
+use crate::slot::{self, Phase, Slot};
+
+/// How often script and log are looked at while output flows.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the report is written at most.
+const REPORT: Duration = Duration::from_millis(500);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Stream {
+    name: ServiceName,
+    own: PathBuf,
+    script: Script,
+    rules: Option<Rules>,
+    looked: Option<Instant>,
+    /// The run that speaks, and its pipes; 0: none.
+    run: u64,
+    used: Use,
+    /// The run that follows when all of this one is read; 0: none.
+    next: Option<(u64, Use)>,
+    /// Nothing follows for now, or ever.
+    is_over: bool,
+    sides: [Side; 2],
+    pipes: [[Option<File>; 2]; 2],
+    report: Report,
+    reported: (Report, Option<Instant>),
+    /// When something was read last.
+    pub(super) worked: Option<Instant>,
+    /// Nothing can be written before this time.
+    pub(super) stuck: Option<Instant>,
+}
+
+/// A pipe of a stream.
+pub(super) type Pipe = (Which, bool);
+
+/// All of them.
+pub(super) const PIPES: [Pipe; 4] =
+    [(Which::Out, false), (Which::Out, true), (Which::Err, false), (Which::Err, true)];
+
+/// What a look at the slot has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A run whose output is kept, or one is due.
+    Open(u64, Use),
+    /// No run now; another one is due.
+    Between,
+    /// Neither.
+    Over,
+}
+
+/// What the slot of a service says about its output.
+pub(super) fn look(own: &Path) -> Found {
+    let Some(slot) = slot::read(&own.join("run")) else { return Found::Over };
+    found(&slot)
+}
+
+fn found(slot: &Slot) -> Found {
+    let used = Use::from_byte(slot.pipes);
+    match slot.phase {
+        Phase::Launching | Phase::Up | Phase::Stopping | Phase::Restarting | Phase::Clearing
+            if slot.run != 0 && used.is_kept =>
+        {
+            Found::Open(slot.run, used)
+        }
+        Phase::Launching
+        | Phase::Up
+        | Phase::Stopping
+        | Phase::Restarting
+        | Phase::Clearing
+        | Phase::Delay => Found::Between,
+        Phase::Idle | Phase::Over | Phase::Stopped => Found::Over,
+    }
+}
+
+impl Stream {
+    pub(super) fn new(name: ServiceName, own: PathBuf) -> Self {
+        let sides = [Side::new(&own, Which::Out), Side::new(&own, Which::Err)];
+        let report = Report::read(&own);
+        Self {
+            name,
+            own,
+            script: Script::default(),
+            rules: None,
+            looked: None,
+            run: 0,
+            used: Use::default(),
+            next: None,
+            is_over: false,
+            sides,
+            pipes: [const { [const { None }; 2] }; 2],
+            reported: (report.clone(), None),
+            report,
+            worked: None,
+            stuck: None,
+        }
+    }
+
+    /// The directory of the service.
+    pub(super) fn own(&self) -> &Path {
+        &self.own
+    }
+
+    /// Whether this pipe is for a run that we may not know of yet.
+    pub(super) fn is_news(&self, pipe: Pipe) -> bool {
+        self.next.is_none() && pipe.1 != self.used.turn
+    }
+
+    /// The pipe, if it is open.
+    pub(super) fn pipe(&self, (which, turn): Pipe) -> Option<&File> {
+        self.pipes[which as usize][usize::from(turn)].as_ref()
+    }
+
+    /// Takes note of what the slot says. The pipes that are to be listened on from now
+    /// on come back.
+    pub(super) fn learn(&mut self, found: Found, moment: Moment) -> std::io::Result<Vec<Pipe>> {
+        let mut opened = Vec::new();
+        self.is_over = found == Found::Over;
+        match found {
+            Found::Open(run, used) => {
+                let is_new = self.used == Use::default();
+                for pipe @ (which, turn) in PIPES {
+                    // The other turn as well, where it is there: of a run that was.
+                    let is_wanted = which == Which::Out || used.is_split;
+                    let place = &mut self.pipes[which as usize][usize::from(turn)];
+                    if !is_wanted || place.is_some() {
+                        continue;
+                    }
+                    match pipes::open(&pipes::path(&self.own, which, turn)) {
+                        Ok(file) => {
+                            *place = Some(file);
+                            opened.push(pipe);
+                        }
+                        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+                if is_new {
+                    self.begin(run, used, moment);
+                } else if run != self.run {
+                    self.next = Some((run, used));
+                }
+            }
+            Found::Between | Found::Over if self.run != 0 && self.next.is_none() => {
+                self.next = Some((0, self.used));
+            }
+            Found::Between | Found::Over => {}
+        }
+        Ok(opened)
+    }
+
+    /// Heard of for the first time. What is in the other pipes was said before, by the
+    /// run that the log ends with.
+    fn begin(&mut self, run: u64, used: Use, moment: Moment) {
+        let has_rest = |stream: &Self, which: Which| {
+            let pipe = stream.pipe((which, !used.turn));
+            pipe.is_some_and(|pipe| {
+                crate::backend::native::unread(std::os::fd::AsFd::as_fd(pipe)) > 0
+            })
+        };
+        (self.run, self.used) = (run, used);
+        if has_rest(self, Which::Out) || has_rest(self, Which::Err) {
+            self.refresh(moment);
+            let rules = self.rules.clone();
+            let before = rules.map_or(0, |rules| self.sides[0].run(&rules, moment));
+            (self.run, self.used) = (before, Use { turn: !used.turn, ..used });
+            self.next = Some((run, used));
+        }
+    }
+
+    /// Reads the rules anew if that may be needed, and sees that the logs are there.
+    fn refresh(&mut self, moment: Moment) {
+        if self.rules.is_some()
+            && self.looked.is_some_and(|looked| moment.now.duration_since(looked) < LOOK)
+        {
+            return;
+        }
+        self.looked = Some(moment.now);
+        match self.script.read(&self.own, &self.name) {
+            Some(Ok(rules)) => {
+                let before = self.rules.replace(rules);
+                if before.is_some_and(|before| {
+                    Some(before.place) != self.rules.as_ref().map(|r| r.place.clone())
+                }) {
+                    self.close();
+                }
+            }
+            Some(Err(why)) => {
+                messages::say(self.name.as_str(), &format!("its log is kept as before: {why}"));
+                if self.rules.is_none() {
+                    self.rules = Some(Script::fallback(&self.own, &self.name));
+                }
+            }
+            None => {}
+        }
+        for side in &mut self.sides {
+            if !side.is_there() {
+                side.close();
+            }
+        }
+    }
+
+    /// The rules, read if need be.
+    fn rules(&mut self, moment: Moment) -> Rules {
+        self.refresh(moment);
+        let fallback = || Script::fallback(&self.own, &self.name);
+        self.rules.clone().unwrap_or_else(fallback)
+    }
+
+    /// Reads what is there, for a while; whether there is more.
+    pub(super) fn work(&mut self, shared: &mut Shared, moment: Moment) -> bool {
+        if self.rules.is_none() {
+            self.refresh(moment);
+        } else {
+            let is_due = self.looked.is_none_or(|looked| moment.now.duration_since(looked) >= LOOK);
+            if is_due {
+                self.refresh(moment);
+            }
+        }
+        let rules = match self.rules.take() {
+            Some(rules) => rules,
+            None => Script::fallback(&self.own, &self.name),
+        };
+        self.stuck = None;
+        self.worked = Some(moment.now);
+        let has_more = self.work_by(&rules, shared, moment);
+        self.rules = Some(rules);
+        self.tell(moment);
+        has_more
+    }
+
+    fn work_by(&mut self, rules: &Rules, shared: &mut Shared, moment: Moment) -> bool {
+        loop {
+            let turns = match self.next {
+                // What the next run says waits until all of this one is read.
+                Some((_, next)) if next.turn != self.used.turn => vec![self.used.turn],
+                _ => vec![!self.used.turn, self.used.turn],
+            };
+            for turn in turns {
+                for which in [Which::Out, Which::Err] {
+                    let at = which as usize;
+                    let Some(pipe) = &self.pipes[at][usize::from(turn)] else { continue };
+                    let flow = self.sides[at].drain(
+                        pipe,
+                        self.run,
+                        rules,
+                        moment,
+                        shared,
+                        &mut self.report,
+                    );
+                    match flow {
+                        Flow::Empty => {}
+                        Flow::More => return true,
+                        Flow::Stuck(again) => {
+                            self.stuck = Some(self.stuck.map_or(again, |stuck| stuck.min(again)));
+                        }
+                    }
+                }
+            }
+            if self.stuck.is_some() {
+                return false;
+            }
+            let Some((run, used)) = self.next.take() else { return false };
+            self.end_run(rules, moment);
+            (self.run, self.used) = (run, used);
+            if run == 0 {
+                return false;
+            }
+        }
+    }
+
+    fn end_run(&mut self, rules: &Rules, moment: Moment) {
+        if self.run == 0 {
+            return;
+        }
+        let exit = exit_of(&self.own, self.run);
+        let [out, err] = &mut self.sides;
+        let mut last = out.end_run(self.run, exit, rules, moment);
+        let last_error = match self.used.is_split {
+            true => err.end_run(self.run, exit, rules, moment),
+            false => Vec::new(),
+        };
+        if !last_error.is_empty() {
+            last = last_error;
+        }
+        if !last.is_empty()
+            && let Err(e) = tails::keep(&self.own.join("tails"), self.run, &last)
+        {
+            messages::say(self.name.as_str(), &format!("cannot keep its last lines: {e}"));
+        }
+    }
+
+    /// Whether nothing is to come, and all was read.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_over && self.next.is_none() && self.run == 0 && self.stuck.is_none()
+    }
+
+    /// Leaves a report for whoever asks, if there is something new in it.
+    fn tell(&mut self, moment: Moment) {
+        let (before, when) = &self.reported;
+        if self.report == *before {
+            return;
+        }
+        let is_early = when.is_some_and(|when| moment.now.duration_since(when) < REPORT);
+        let is_urgent = self.report.trouble != before.trouble;
+        if is_early && !is_urgent {
+            return;
+        }
+        if is_urgent {
+            match &self.report.trouble {
+                Some(trouble) => {
+                    messages::say(self.name.as_str(), &format!("cannot write its log {trouble}"));
+                }
+                None => messages::say(self.name.as_str(), "its log can be written again"),
+            }
+        }
+        let _ = self.report.write(&self.own);
+        self.reported = (self.report.clone(), Some(moment.now));
+    }
+
+    /// When [`Self::work`] is due although nobody speaks.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let report = match &self.reported {
+            (before, Some(when)) if *before != self.report => Some(*when + REPORT),
+            _ => None,
+        };
+        [self.stuck, report].into_iter().flatten().min()
+    }
+
+    /// Closes the logs, since nobody has spoken for a while.
+    pub(super) fn close(&mut self) {
+        self.sides.iter_mut().for_each(Side::close);
+    }
+
+    /// Rotates its logs.
+    pub(super) fn rotate(&mut self, moment: Moment) -> std::io::Result<()> {
+        let rules = self.rules(moment);
+        self.sides[0].rotate(&rules, moment)?;
+        if self.used.is_split {
+            self.sides[1].rotate(&rules, moment)?;
+        }
+        Ok(())
+    }
+
+    /// The commands that are to be run for rotated files.
+    pub(super) fn after(&mut self) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        let Some(rules) = &self.rules else { return tasks };
+        for side in &mut self.sides {
+            if std::mem::take(&mut side.has_rotated)
+                && let (Some(place), Some(command)) = (side.place(rules), &rules.logging.after)
+            {
+                tasks.push(Task {
+                    name: self.name.clone(),
+                    own: self.own.clone(),
+                    directory: place.directory,
+                    command: command.clone(),
+                });
+            }
+        }
+        tasks
+    }
+}
+
+/// How a run has ended, as its worker has written down.
+fn exit_of(own: &Path, run: u64) -> Exit {
+    deaths::find(&own.join("deaths"), run).map_or(Exit::Unknown, |death| death.exit)
+}

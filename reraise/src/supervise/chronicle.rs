@@ -1,0 +1,232 @@
+//! What a worker keeps of what happens: each death, and a line for each change of
+//! state. Deaths are kept before anything follows; lines are gathered, and written
+//! together before the worker waits again. That neither could be written is no
+//! reason to stop supervising.
+
+use std::fs;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::backend::{Exit, LaunchError, ProcessBackend};
+use crate::history::asked::Asked;
+use crate::history::deaths::{self, Cause, Death};
+use crate::history::events::{self, Kind, exit_word, now};
+use crate::paths::Files;
+use crate::slot::{Phase, left_status, left_usage};
+use crate::supervise::machine::{Input, Outcome, State};
+use crate::supervise::plan::{Beginning, Remains, Task};
+use crate::supervise::worker::{Worker, nanoseconds};
+
+/// As much of a state as tells whether another one has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    Running,
+    Waiting,
+    Stopping,
+    Restarting,
+    Over,
+    Other,
+}
+
+impl Moment {
+    pub(super) fn of(state: &State) -> Self {
+        match state {
+            State::Running => Self::Running,
+            State::Delay { .. } => Self::Waiting,
+            State::Stopping { again: false, .. } => Self::Stopping,
+            State::Stopping { again: true, .. } => Self::Restarting,
+            State::Over(_) => Self::Over,
+            State::Down | State::Launching | State::Starting { .. } | State::Clearing { .. } => {
+                Self::Other
+            }
+        }
+    }
+}
+
+/// How a run ended, if one who judged it before us has kept that.
+pub(super) fn known(files: &Files, run: u64) -> Option<Exit> {
+    let death = deaths::find(&files.file("deaths"), run)?;
+    (!matches!(death.cause, Cause::Launch(_))).then_some(death.exit)
+}
+
+impl<B: ProcessBackend> Worker<B> {
+    /// Writes down what has gathered.
+    pub(super) fn write_events(&mut self) {
+        if self.events.is_empty() {
+            return;
+        }
+        let text = std::mem::take(&mut self.events);
+        // .reraise-UID/s/NAME
+        if let Some(state) = self.files.own.parent().and_then(|services| services.parent()) {
+            let _ = events::append(state, &text);
+        }
+    }
+
+    fn event(&mut self, kind: Kind, more: &str) {
+        let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
+        self.event_of(self.slot.run, pid, kind, more);
+    }
+
+    fn event_of(&mut self, run: u64, pid: i32, kind: Kind, more: &str) {
+        events::compose(&mut self.events, self.name.as_str(), run, pid, kind, more);
+    }
+
+    /// The main process of the present run has ended.
+    #[inline(never)]
+    pub(super) fn note_death(&mut self, exit: Exit) {
+        let cause = match self.machine.state() {
+            State::Stopping { again: false, .. } => Cause::Stop,
+            State::Stopping { again: true, .. } => Cause::Restart,
+            _ => Cause::Itself,
+        };
+        self.keep_death(exit, cause, false);
+    }
+
+    /// It is found to have ended when nobody was there.
+    fn note_found(&mut self, exit: Exit, task: &Task) {
+        // Asked for, and its worker was killed before it could write that down.
+        let was_asked = || {
+            let asked = Asked::read(&self.files.file("asked"));
+            let ended = self.when_left().unwrap_or_else(now);
+            asked.is_some_and(|asked| asked.time <= ended)
+        };
+        let cause = match (self.slot.phase, task) {
+            (Phase::Stopping, _) => Cause::Stop,
+            (Phase::Restarting, _) => Cause::Restart,
+            (_, Task::Stop { .. } | Task::Leave { .. }) if was_asked() => Cause::Stop,
+            (_, Task::Restart) if was_asked() => Cause::Restart,
+            _ => Cause::Itself,
+        };
+        self.keep_death(exit, cause, true);
+    }
+
+    /// Its program could not be executed.
+    pub(super) fn note_failed_launch(&mut self, error: LaunchError) {
+        self.keep_death(Exit::Code(error.exit_code()), Cause::Launch(error), false);
+    }
+
+    fn keep_death(&mut self, exit: Exit, cause: Cause, is_found: bool) {
+        let left = if is_found { self.when_left() } else { None };
+        let ended = left.unwrap_or_else(now);
+        let since = Duration::from_nanos(self.slot.since);
+        let late = Duration::from_micros((now() - ended).max(0).cast_unsigned());
+        let lasted = match cause {
+            Cause::Launch(_) => Duration::ZERO,
+            _ => self.backend.now().saturating_sub(since).saturating_sub(late),
+        };
+        let process = self.slot.process();
+        let usage = match self.backend.usage_of(process) {
+            None if self.has_adopted => left_usage(&self.files.file("exit"), self.slot.run),
+            known => known,
+        };
+        let death = Death {
+            number: 0,
+            run: self.slot.run,
+            pid: process.pid,
+            began: ended.saturating_sub(i64::try_from(lasted.as_micros()).unwrap_or(i64::MAX)),
+            ended,
+            lasted: nanoseconds(lasted),
+            exit,
+            cause,
+            usage,
+            is_for_memory: false,
+            is_late: is_found && left.is_none(),
+        };
+        // What is there already was told already.
+        let is_new = deaths::record(&self.files.file("deaths"), &death).unwrap_or(true);
+        if !is_new || matches!(cause, Cause::Launch(_)) {
+            return;
+        }
+        let cause = match cause {
+            Cause::Stop => " cause=stop",
+            Cause::Restart => " cause=restart",
+            Cause::Itself | Cause::Launch(_) => "",
+        };
+        let core = if matches!(exit, Exit::Signal { core: true, .. }) { " core=1" } else { "" };
+        let (exit, lasted) = (exit_word(exit), lasted.as_secs_f64());
+        let more = format!("exit={exit}{core} lasted={lasted:.3}{cause}");
+        self.event_of(death.run, process.pid, Kind::Ended, &more);
+    }
+
+    /// When the status of the present run was left for us, microseconds since 1970:
+    /// that is when it ended.
+    fn when_left(&self) -> Option<i64> {
+        let file = self.files.file("exit");
+        left_status(&file, self.slot.run)?;
+        let since = fs::metadata(&file).ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_micros()).ok()
+    }
+
+    /// We take over what another worker has left.
+    #[inline(never)]
+    pub(super) fn note_beginning(&mut self, task: &Task, then: Beginning, remains: Remains) {
+        if let Task::Leave { .. } = task {
+            self.note_asked("leave");
+        }
+        if let Remains::Dead(exit) = remains {
+            // At the gate, which its launcher never opened: no run.
+            let is_run = self.slot.phase != Phase::Launching
+                || !matches!(exit, Exit::Code(0) | Exit::Unknown);
+            if is_run && !self.slot.is_remnant {
+                self.note_found(exit, task);
+            }
+        }
+        if matches!(then, Beginning::Adopt(_) | Beginning::Wait) {
+            self.event(Kind::Adopted, &format!("worker={}", self.me.pid));
+        }
+    }
+
+    /// Nobody has asked but a signal, or the end of the keeper.
+    pub(super) fn note_asked(&mut self, verb: &str) {
+        let _ = Asked::note(&self.files.file("asked"), verb, "");
+    }
+
+    /// Composes what a step of the machine has changed.
+    #[inline(never)]
+    pub(super) fn note_change(&mut self, before: Moment, input: Input) {
+        let after = Moment::of(self.machine.state());
+        if let Input::LaunchFailed(error) = input {
+            let more = format!("step={} errno={}", error.step.word(), error.errno);
+            self.event(Kind::CannotStart, &more);
+        }
+        if let (Input::Launched, State::Starting { .. }) = (input, self.machine.state()) {
+            self.event(Kind::Starting, "");
+        }
+        if before == after {
+            return;
+        }
+        match *self.machine.state() {
+            // Of one that we have just adopted, its former worker has said that.
+            State::Running if self.published.is_none() => {}
+            State::Running => self.event(Kind::Running, ""),
+            State::Delay { until } => {
+                let delay = until.saturating_sub(self.backend.now()).as_secs_f64();
+                self.event_of(self.slot.run, 0, Kind::Waiting, &format!("delay={delay:.3}"));
+            }
+            State::Stopping { again, .. } => {
+                let kind = if again { Kind::Restarting } else { Kind::Stopping };
+                let asked = Asked::read(&self.files.file("asked"));
+                let who = asked.map_or_else(String::new, |a| format!("asked={} {}", a.verb, a.who));
+                self.event(kind, who.trim_end());
+            }
+            State::Over(outcome) => {
+                let exit = |exit| format!("exit={}", exit_word(exit));
+                let (kind, more) = match outcome {
+                    Outcome::Stopped => (Kind::Stopped, String::new()),
+                    Outcome::Failed(how) => (Kind::Failed, exit(how)),
+                    Outcome::Unlaunchable(e) => (Kind::Failed, exit(Exit::Code(e.exit_code()))),
+                    Outcome::Done(how) => (Kind::Done, exit(how)),
+                    Outcome::Survived | Outcome::NotRunning => return,
+                };
+                self.event_of(self.slot.run, 0, kind, &more);
+            }
+            State::Down | State::Launching | State::Starting { .. } | State::Clearing { .. } => {}
+        }
+    }
+
+    /// Processes have outlived the ladder.
+    pub(super) fn note_survivors(&mut self, left: &[i32]) {
+        let mut pids: Vec<String> = left.iter().take(20).map(ToString::to_string).collect();
+        pids.extend((left.len() > pids.len()).then(|| "more".to_owned()));
+        self.event(Kind::Survivors, &format!("pids={}", pids.join(",")));
+    }
+}

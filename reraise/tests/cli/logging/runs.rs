@@ -1,0 +1,115 @@
+//! Which run has said what.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+use reraise::backend::Exit;
+use reraise::history::tails;
+use reraise::logger::index::{self, Mark};
+use reraise::logger::names;
+
+use super::{find_logger, kill_logger, logger, rotated};
+use crate::support::{Sandbox, signal, wait_for, wait_some};
+
+/// What each run of a service has said, in order, with its exit.
+fn runs(s: &Sandbox, name: &str) -> Vec<(String, Option<Exit>)> {
+    let directory = s.l.join(name);
+    let mut found: Vec<(u64, String, Option<Exit>)> = Vec::new();
+    for log in names::all(&directory).unwrap() {
+        let text = fs::read(&log).unwrap_or_default();
+        let entries = index::read(&log).unwrap();
+        for (at, entry) in entries.iter().enumerate() {
+            let end = entries.get(at + 1).map_or(text.len(), |next| next.offset as usize);
+            let part = &text[(entry.offset as usize).min(text.len())..end.min(text.len())];
+            let part = String::from_utf8_lossy(part).into_owned();
+            match (entry.mark, found.last_mut()) {
+                (Mark::End(exit), Some(last)) => last.2 = Some(exit),
+                (_, Some(last)) if last.0 == entry.run => last.1 += &part,
+                _ => found.push((entry.run, part, None)),
+            }
+        }
+    }
+    found.into_iter().map(|(_, text, exit)| (text, exit)).collect()
+}
+
+#[test]
+fn each_word_belongs_to_the_run_that_said_it() {
+    let s = Sandbox::new();
+    let count = s.at("count");
+    fs::write(&count, "0").unwrap();
+    let body = format!(
+        "config_start_sec=0\nn=$(($(cat {0}) + 1)); echo $n >{0}\necho run $n begins\n\
+         [ $n = 7 ] && exec sleep 1000000\necho run $n ends\nexit $n",
+        count.display()
+    );
+    s.script("web", &body);
+    s.reraise(&["start", "web"]).expect(0);
+    wait_for("the last run", || s.log("web").contains("run 7 begins\n"));
+    s.ok(&["stop", "web"]);
+    wait_for("the logger to end", || find_logger(&s).is_none());
+    let runs = runs(&s, "web");
+    assert_eq!(runs.len(), 7, "{runs:?}");
+    for (n, (text, exit)) in (1..).zip(&runs) {
+        let ends = if n < 7 { format!("run {n} ends\n") } else { String::new() };
+        assert_eq!(*text, format!("run {n} begins\n{ends}"));
+        assert!(exit.is_some(), "run {n} has no end: {runs:?}");
+    }
+}
+
+#[test]
+fn also_when_the_logger_was_killed_between_two_runs() {
+    let s = Sandbox::new();
+    let go = s.at("go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let body = format!(
+        "config_start_sec=0\necho one\nwhile ! read -r x <{}; do :; done\necho two",
+        go.display()
+    );
+    s.script("web", &body);
+    s.up("web");
+    let log = || s.log("web");
+    wait_for("the first word", || log() == "one\n");
+    for round in 2..6 {
+        // Nobody reads while one run says its last word and the next its first.
+        let (pid, old) = (s.pid("web"), logger(&s));
+        signal(old, Signal::SIGSTOP);
+        signal(s.keeper(), Signal::SIGSTOP);
+        fs::write(&go, "\n").unwrap();
+        s.wait_raised("web", pid);
+        signal(old, Signal::SIGKILL);
+        signal(s.keeper(), Signal::SIGCONT);
+        wait_some("another logger", || find_logger(&s).filter(|&new| new != old));
+        let expected = "one\ntwo\n".repeat(round - 1) + "one\n";
+        wait_for("what was said meanwhile", || log() == expected);
+    }
+    kill_logger(&s);
+    s.ok(&["stop", "web"]);
+    wait_for("the logger to end", || find_logger(&s).is_none());
+    let runs = runs(&s, "web");
+    let texts: Vec<&str> = runs.iter().map(|(text, _)| text.as_str()).collect();
+    assert_eq!(texts, ["one\ntwo\n", "one\ntwo\n", "one\ntwo\n", "one\ntwo\n", "one\n"]);
+}
+
+#[test]
+fn the_last_lines_of_a_run_outlive_its_log() {
+    let s = Sandbox::new();
+    s.script(
+        "web",
+        "config_start_sec=0\nconfig_log_size=1k\nconfig_log_keep=1\n\
+         seq 1 5000\necho the end >&2\nexit 3",
+    );
+    s.reraise(&["start", "--once", "web"]).expect(0);
+    wait_for("its end", || s.status("web") == "ERROR" || s.status("web") == "done");
+    let tails = s.state().join("s/web/tails");
+    let run = wait_some("its last lines", || {
+        let entries = index::read(&s.l.join("web/current")).ok()?;
+        let run = entries.last()?.run;
+        tails::find(&tails, run).map(|_| run)
+    });
+    let expected: String =
+        (4982..=5000).map(|n| format!("{n}\n")).collect::<String>() + "the end\n";
+    assert_eq!(String::from_utf8(tails::find(&tails, run).unwrap()).unwrap(), expected);
+    assert_eq!(rotated(&s.l.join("web")).len(), 1);
+    fs::remove_dir_all(s.l.join("web")).unwrap();
+    assert!(tails::find(&tails, run).is_some());
+}

@@ -1,0 +1,228 @@
+//! `reraise why`, and the memory of deaths behind it.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::signal::Signal;
+use reraise::backend::Exit;
+use reraise::history::deaths::{self, Cause, Death};
+use reraise::record::Phase;
+
+use crate::support::{SLEEPER, Sandbox, signal, wait_for, wait_gone};
+
+/// Ends of runs that are remembered, the oldest first.
+fn deaths(s: &Sandbox, name: &str) -> Vec<Death> {
+    deaths::read_all(&s.state().join("s").join(name).join("deaths"))
+}
+
+fn wait_deaths(s: &Sandbox, name: &str, count: usize) -> Vec<Death> {
+    wait_for("deaths", || deaths(s, name).len() >= count);
+    deaths(s, name)
+}
+
+/// The output of `why`, with its lines joined: where they break depends on paths.
+#[track_caller]
+fn why(s: &Sandbox, name: &str) -> String {
+    let out = s.ok(&["why", name]);
+    assert!(out.lines().count() <= 24, "{out}");
+    out.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[track_caller]
+fn says(text: &str, words: &[&str]) {
+    for words in words {
+        assert!(text.contains(words), "no {words:?} in: {text}");
+    }
+}
+
+#[test]
+fn a_loop_of_crashes_is_one_pattern() {
+    let s = Sandbox::new();
+    let go = s.at("go");
+    let lines = "config_start_sec=0.3\nconfig_max_retry=3\nconfig_retry_sec=0.01";
+    let body = format!("[ -e {0} ] && rm {0} && sleep 0.4\necho no port; exit 3", go.display());
+    s.script("web", &format!("{lines}\n{body}"));
+    fs::write(&go, "").unwrap();
+    s.ok(&["start", "web"]);
+    s.wait_phase("web", Phase::Error);
+    let all = deaths(&s, "web");
+    assert_eq!(all.len(), 5, "{all:?}");
+    assert!(all.iter().all(|d| (d.exit, d.cause) == (Exit::Code(3), Cause::Itself)), "{all:?}");
+    assert!(all[0].lasted >= 300_000_000 && all[0].began < all[0].ended, "{all:?}");
+    assert!(all.iter().all(|d| d.usage.is_some_and(|u| u.peak > 0)), "{all:?}");
+    let text = why(&s, "web");
+    says(
+        &text,
+        &[
+            "web: given up 0 s ago: exit code 3",
+            "wanted up; last asked by ",
+            "5 deaths in ",
+            "always exit code 3",
+            "said last",
+            "no port",
+            "rule config_max_retry=3 (line 3): it was failed start 4 in a row",
+            "next nothing, until somebody starts it",
+            "reraise start web",
+        ],
+    );
+    let status = s.reraise(&["status", "--json", "web"]).expect(3).out;
+    says(&status, &["\"last_death\":{", "\"code\":3,", "\"exit\":\"exit code 3\"", "\"raised\":4"]);
+    let json = s.ok(&["why", "--json", "web"]);
+    says(&json, &["\"version\":1", "\"key\":\"max_retry\",\"line\":3", "\"failed_starts\":4"]);
+}
+
+#[test]
+fn who_has_stopped_it() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    says(&why(&s, "web"), &["web: not running: it was never started", "to do reraise start web"]);
+    s.up("web");
+    let text = why(&s, "web");
+    says(&text, &["web: running for ", "wanted up; last asked by ", "(reraise start, pid "]);
+    s.run(s.command(&["stop", "web"]).env("SUDO_USER", "alice")).expect(0);
+    let all = deaths(&s, "web");
+    let term = Exit::Signal { number: libc::SIGTERM, core: false };
+    assert_eq!((all.len(), all[0].exit, all[0].cause), (1, term, Cause::Stop));
+    let text = why(&s, "web");
+    says(
+        &text,
+        &["web: stopped by alice as ", "(reraise stop, pid ", "as asked (stop): signal TERM"],
+    );
+    // By a signal to the worker it stays wanted.
+    s.up("web");
+    let worker = s.worker("web");
+    signal(worker, Signal::SIGTERM);
+    wait_gone(worker);
+    wait_for("its end", || s.record("web").is_none());
+    says(
+        &why(&s, "web"),
+        &["although it is wanted: stopped by signal TERM to its worker", "reraise resume web"],
+    );
+    s.reraise(&["why", "nobody"]).expect(4).says("no such service");
+}
+
+#[test]
+fn what_cannot_be_executed() {
+    let s = Sandbox::new();
+    let path = s.script("closed", "exec true");
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    says(&why(&s, "closed"), &["closed: cannot be started", "is not executable", "chmod +x "]);
+    s.script("odd", "#!/no/such/interpreter\n");
+    says(
+        &why(&s, "odd"),
+        &["never started", "its interpreter /no/such/interpreter does not exist"],
+    );
+    s.reraise(&["start", "odd"]).expect(5);
+    let all = deaths(&s, "odd");
+    assert!(matches!(all[..], [Death { cause: Cause::Launch(_), .. }]), "{all:?}");
+    let text = why(&s, "odd");
+    says(
+        &text,
+        &["odd: given up ", "it cannot be executed", "/no/such/interpreter does not exist"],
+    );
+    assert_eq!(text.matches("does not exist").count(), 1, "{text}");
+    // A script that is taken away while it runs.
+    let path = s.script("web", SLEEPER);
+    s.up("web");
+    fs::remove_file(path).unwrap();
+    says(
+        &why(&s, "web"),
+        &["web: running", "as it is now, it cannot be started: its script is gone"],
+    );
+}
+
+#[test]
+fn a_signal_and_what_it_may_mean() {
+    let s = Sandbox::new();
+    s.script("web", "config_start_sec=0\nconfig_restart=never\nkill -SEGV $$");
+    s.ok(&["start", "web"]);
+    s.wait_phase("web", Phase::Error);
+    let all = deaths(&s, "web");
+    assert!(matches!(all[..], [Death { exit: Exit::Signal { number: 11, .. }, .. }]), "{all:?}");
+    let text = why(&s, "web");
+    says(&text, &["given up", "signal SEGV", "rule config_restart=never (line 3)", "crashed"]);
+}
+
+#[test]
+fn the_end_of_an_adopted_run_is_known_and_kept_once() {
+    let s = Sandbox::new();
+    s.script("web", "config_start_sec=0\ntrap 'exit 7' TERM\nwhile :; do sleep 0.02; done");
+    let mut pid = s.up("web");
+    for round in 1..=5 {
+        let worker = s.worker("web");
+        signal(worker, Signal::SIGKILL);
+        wait_for("another worker", || {
+            let new = s.find_worker("web").filter(|&new| new != worker);
+            new.is_some() && s.record("web").is_some_and(|r| r.worker == new)
+        });
+        signal(pid, Signal::SIGTERM);
+        pid = s.wait_raised("web", pid);
+        let all = wait_deaths(&s, "web", round);
+        assert_eq!(all.len(), round, "{all:?}");
+        assert!(all.iter().all(|d| (d.exit, d.cause) == (Exit::Code(7), Cause::Itself)), "{all:?}");
+        // Left by the keeper, sooner or later than the worker has seen the end.
+        if cfg!(target_os = "linux") {
+            wait_for("what it has used", || s.ok(&["why", "web"]).contains("CPU time"));
+        }
+    }
+}
+
+#[test]
+fn a_worker_killed_together_with_its_service_leaves_one_death_for_each_run() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    let mut pid = s.up("web");
+    for round in 1..=10 {
+        let worker = s.worker("web");
+        // In either order, and at once.
+        let both = if round % 2 == 0 { [worker, pid] } else { [pid, worker] };
+        both.iter().for_each(|&one| signal(one, Signal::SIGKILL));
+        pid = s.wait_raised("web", pid);
+        wait_for("another worker", || {
+            s.record("web").is_some_and(|r| r.pid == Some(pid) && r.worker == s.find_worker("web"))
+        });
+        let all = wait_deaths(&s, "web", round);
+        let mut runs: Vec<u64> = all.iter().map(|d| d.run).collect();
+        runs.sort_unstable();
+        runs.dedup();
+        assert_eq!((all.len(), runs.len()), (round, round), "{all:?}");
+        let kill = Exit::Signal { number: libc::SIGKILL, core: false };
+        assert!(all.iter().all(|d| d.exit == kill || d.exit == Exit::Unknown), "{all:?}");
+    }
+}
+
+#[test]
+fn what_runs_while_nobody_watches() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    let pid = s.up("web");
+    s.kill_supervisors(&["web"]);
+    says(&why(&s, "web"), &["and nobody watches it", "reraise resume web # adopts it"]);
+    signal(pid, Signal::SIGKILL);
+    wait_gone(pid);
+    let text = why(&s, "web");
+    says(&text, &["web: gone, and its worker as well", "reraise resume web"]);
+    s.reraise(&["resume", "web"]).expect(0);
+    s.wait_raised("web", pid);
+    let all = wait_deaths(&s, "web", 1);
+    // Where init has not reaped it yet, the system still tells how it ended.
+    let kill = Exit::Signal { number: libc::SIGKILL, core: false };
+    assert!(all[0].exit == Exit::Unknown || all[0].exit == kill, "{all:?}");
+    assert_eq!((all.len(), all[0].is_late), (1, true));
+}
+
+#[test]
+fn a_ring_that_cannot_be_written_stops_nothing() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    let pid = s.up("web");
+    fs::create_dir_all(s.state().join("s/web/deaths")).unwrap();
+    fs::remove_file(s.state().join("events")).unwrap();
+    fs::create_dir(s.state().join("events")).unwrap();
+    signal(pid, Signal::SIGKILL);
+    s.wait_raised("web", pid);
+    s.wait_phase("web", Phase::Run);
+    says(&why(&s, "web"), &["web: running"]);
+    s.ok(&["stop", "web"]);
+    assert_eq!(s.ok(&["events"]), "");
+}

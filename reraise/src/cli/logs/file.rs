@@ -65,6 +65,11 @@ impl LogFile {
     }
 }
 
+/// Whether a line ends there, even without a newline.
+pub(super) fn is_cut(mark: Mark) -> bool {
+    matches!(mark, Mark::Begin | Mark::End(_))
+}
+
 /// The index of a file, of which new entries may come.
 pub(super) struct Index {
     file: Option<File>,
@@ -130,8 +135,8 @@ impl Index {
         Ok(low)
     }
 
-    /// Where, from a place on and before another, one run ends or begins, or lines are
-    /// missing: a line never goes on there.
+    /// Where, from a place on and before another, one run ends or begins: a line never
+    /// goes on there.
     pub(super) fn cuts(&self, bytes: Range<u64>) -> io::Result<Vec<u64>> {
         let mut found = Vec::new();
         let count = self.count()?;
@@ -140,7 +145,7 @@ impl Index {
             if entry.offset >= bytes.end {
                 break;
             }
-            if entry.mark != Mark::Output && found.last() != Some(&entry.offset) {
+            if is_cut(entry.mark) && found.last() != Some(&entry.offset) {
                 found.push(entry.offset);
             }
             at.step();

@@ -2,23 +2,20 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use memchr::memrchr;
-use reraise::logger::index::{self, Mark};
+use reraise::logger::index;
 use reraise::logger::names::{self, CURRENT};
 
 use super::chunk::{LINE_MAX, Span};
-use super::file::{Cursor, LogFile, id};
+use super::file::{Cursor, LogFile, id, is_cut};
 use super::span::{Log, is_compressed};
-use super::stream::Channel;
+use super::stream::Origin;
 
 /// The end of a log.
 pub(super) struct Tail {
-    pub(super) service: usize,
-    pub(super) channel: Channel,
-    pub(super) directory: PathBuf,
+    pub(super) origin: Origin,
     /// What was `current` when last looked.
     held: Option<Held>,
     /// The last rotated file that is done with.
@@ -37,12 +34,7 @@ struct Held {
 impl Tail {
     /// The end of a log of which some is to be shown now: of those spans, what is not
     /// whole yet is taken away.
-    pub(super) fn new(
-        (service, channel): (usize, Channel),
-        directory: PathBuf,
-        log: &Log,
-        spans: &mut [Span],
-    ) -> io::Result<Self> {
+    pub(super) fn new(origin: Origin, log: &Log, spans: &mut [Span]) -> io::Result<Self> {
         let current = log.files.last().filter(|_| log.has_current);
         let mut held = None;
         if let Some(file) = current {
@@ -57,7 +49,7 @@ impl Tail {
             held = Some(Held { file: Arc::clone(file), offset, entry });
         }
         let newest = log.newest.clone();
-        Ok(Self { service, channel, directory, held, newest, began: (0, 0) })
+        Ok(Self { origin, held, newest, began: (0, 0) })
     }
 
     /// What has been said since.
@@ -68,7 +60,7 @@ impl Tail {
         }
         while let Some(file) = self.held.as_ref().map(|held| held.file.id) {
             // First: once there is another, nothing comes to this one any more.
-            let now = fs::symlink_metadata(self.directory.join(CURRENT));
+            let now = fs::symlink_metadata(self.origin.directory.join(CURRENT));
             let is_replaced = now.is_ok_and(|now| id(&now) != file);
             self.renew_index()?;
             if let Some(held) = &mut self.held {
@@ -85,7 +77,7 @@ impl Tail {
 
     /// Takes the index that has been made since, if it belongs to what is held.
     fn renew_index(&mut self) -> io::Result<()> {
-        let path = self.directory.join(CURRENT);
+        let path = self.origin.directory.join(CURRENT);
         let Some(held) = &mut self.held else { return Ok(()) };
         let Ok(now) = fs::symlink_metadata(index::path_of(&path)) else { return Ok(()) };
         if held.file.index.id() == Some(id(&now)) {
@@ -93,6 +85,10 @@ impl Tail {
         }
         match LogFile::open(&path) {
             Ok(file) if file.id == held.file.id => {
+                // Its logger has emptied it, and began anew.
+                if held.file.index.id().is_some() {
+                    held.offset = 0;
+                }
                 (held.file, held.entry) = (Arc::new(file), 0);
                 Ok(())
             }
@@ -104,7 +100,7 @@ impl Tail {
     /// From a file that has been rotated to the present one, and what was between.
     fn step_over(&mut self) -> io::Result<Vec<Span>> {
         let old = self.held.take().map(|held| held.file.id);
-        let open = |name: &str| match LogFile::open(&self.directory.join(name)) {
+        let open = |name: &str| match LogFile::open(&self.origin.directory.join(name)) {
             Ok(file) => Ok(Some(Arc::new(file))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
@@ -113,7 +109,7 @@ impl Tail {
         let current = open(CURRENT)?;
         let mut between = Vec::new();
         let mut newest = self.newest.take();
-        for name in names::all_rotated(&self.directory)? {
+        for name in names::all_rotated(&self.origin.directory)? {
             if is_compressed(&name) || newest.as_ref().is_some_and(|newest| name <= *newest) {
                 continue;
             }
@@ -138,8 +134,15 @@ impl Held {
         let size = self.file.size()?;
         let count = self.file.index.count()?;
         if size < self.offset {
-            // Somebody has emptied it; what the index said of it is no longer so.
-            (self.offset, self.entry) = (0, if count < self.entry { 0 } else { count });
+            self.entry = self.entry.min(count);
+            let last = count.checked_sub(1).map(|last| self.file.index.offset(last)).transpose()?;
+            if last.is_some_and(|last| last <= size) {
+                // Its logger has taken the end back, to write it once more.
+                self.offset = size;
+            } else {
+                // Somebody has emptied it; what the index says of it is no longer so.
+                (self.offset, self.entry) = (0, count);
+            }
         }
         let to = if is_final { size } else { whole(&self.file, self.offset, size)? };
         let last = if is_final {
@@ -177,7 +180,7 @@ fn whole(file: &LogFile, from: u64, size: u64) -> io::Result<u64> {
     let count = file.index.count()?;
     let mut cursor = Cursor::new(file.index.first(0..count, |offset, _| offset > size)?, count);
     while let Some(entry) = cursor.back(&file.index)?.filter(|entry| entry.offset > end) {
-        if entry.mark != Mark::Output {
+        if is_cut(entry.mark) {
             return Ok(entry.offset);
         }
     }

@@ -19,7 +19,6 @@ mod when;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use reraise::error::{ExitCode, Fault};
@@ -34,7 +33,7 @@ use place::Place;
 use search::Pool;
 use show::Show;
 use span::{Log, Run, Window};
-use stream::{Channel, Stream, Wish};
+use stream::{Channel, Origin, Stream, Wish};
 use watch::{Wake, Watch};
 
 /// Lines that are shown at first with `--follow`.
@@ -126,9 +125,7 @@ impl Query {
 
 /// One log that is shown.
 struct Part {
-    service: usize,
-    channel: Channel,
-    directory: PathBuf,
+    origin: Origin,
     log: Log,
     wish: Wish,
     spans: Vec<Span>,
@@ -213,7 +210,7 @@ fn open(
         if query.window.since.is_none() {
             console::complain(&format!("{name}: {what}\n"));
         }
-    } else if words.stderr && logs[0].0 == Channel::Both {
+    } else if words.stderr && !place.is_split && logs[0].0 == Channel::Both {
         let what = "keeps standard error with the rest (config_log_stderr=merge)";
         console::complain(&format!("{name}: {what}\n"));
     }
@@ -248,10 +245,10 @@ fn open(
         // Where the run or enough lines are found, older files do not matter.
         let is_enough = run.is_some() && !spans.is_empty() || query.lines.is_some();
         compressed += if is_enough { 0 } else { log.compressed };
-        // Beginnings and ends stand in both logs, and are shown once.
-        let marks = query.grep.is_none() && (channel != Channel::Stderr || words.stderr);
-        let wish = Wish { grep: query.grep.clone(), run, marks };
-        parts.push(Part { service, channel, directory, log, wish, spans });
+        let (grep, marks) = (query.grep.clone(), query.grep.is_none());
+        let wish = Wish { grep, run, marks, is_news: false };
+        let origin = Origin { service, channel, directory, deaths: place.deaths(setting) };
+        parts.push(Part { origin, log, wish, spans });
     }
     if compressed > 0 {
         let files = if compressed == 1 { "file is" } else { "files are" };
@@ -266,8 +263,7 @@ fn open(
 fn show_all(show: &mut Show, query: &Query, follow: bool, mut parts: Vec<Part>) -> io::Result<()> {
     let mut tails = Vec::new();
     for part in parts.iter_mut().filter(|_| follow) {
-        let of = (part.service, part.channel);
-        tails.push(Tail::new(of, part.directory.clone(), &part.log, &mut part.spans)?);
+        tails.push(Tail::new(part.origin.clone(), &part.log, &mut part.spans)?);
     }
     let mut left_out = 0;
     if let Some(lines) = query.lines {
@@ -284,11 +280,7 @@ fn show_all(show: &mut Show, query: &Query, follow: bool, mut parts: Vec<Part>) 
     let wishes: Vec<Wish> = parts.iter().map(|part| part.wish.clone()).collect();
     let mut streams: Vec<Stream> = parts
         .into_iter()
-        .map(|part| {
-            let of = (part.service, part.channel);
-            let spans = (part.directory, part.spans);
-            Stream::new(of, part.wish, spans, pool.as_ref(), logs)
-        })
+        .map(|part| Stream::new(part.origin, part.wish, part.spans, pool.as_ref(), logs))
         .collect();
     show_streams(show, &mut streams, left_out)?;
     if !follow {
@@ -309,7 +301,7 @@ fn show_streams(show: &mut Show, streams: &mut [Stream], mut left_out: u64) -> i
             left_out -= u64::from(matches!(head.what, stream::What::Line { .. }));
             return Ok(true);
         }
-        show.show(stream.service, stream.channel, head, stream.text())?;
+        show.show(&stream.origin, head, stream.text())?;
         Ok(true)
     })?;
     show.flush()
@@ -317,16 +309,16 @@ fn show_streams(show: &mut Show, streams: &mut [Stream], mut left_out: u64) -> i
 
 /// Shows what comes, until nobody reads any more.
 fn go_on(show: &mut Show, tails: &mut [Tail], wishes: &[Wish]) -> io::Result<()> {
-    let mut watch = Watch::new(tails.iter().map(|tail| tail.directory.clone()).collect());
+    let mut watch = Watch::new(tails.iter().map(|tail| tail.origin.directory.clone()).collect());
     let mut wake = Wake::Look((0..tails.len()).collect());
     while let Wake::Look(changed) = wake {
         let mut streams = Vec::new();
         for &at in &changed {
             let spans = tails[at].more()?;
             if !spans.is_empty() {
-                let of = (tails[at].service, tails[at].channel);
-                let (wish, spans) = (wishes[at].clone(), (tails[at].directory.clone(), spans));
-                let mut stream = Stream::new(of, wish, spans, None, changed.len());
+                let wish = Wish { is_news: true, ..wishes[at].clone() };
+                let origin = tails[at].origin.clone();
+                let mut stream = Stream::new(origin, wish, spans, None, changed.len());
                 stream.began = tails[at].began;
                 streams.push((at, stream));
             }

@@ -9,6 +9,7 @@ use reraise::context::Context;
 use reraise::error::{ExitCode, Fault};
 use reraise::logger::names::STDERR;
 use reraise::name::ServiceName;
+use reraise::paths::Files;
 use reraise::service::Entry;
 use reraise::supervise::launch;
 
@@ -25,6 +26,8 @@ pub(super) struct Place {
     directory: PathBuf,
     /// Its script wants no log.
     pub(super) is_off: bool,
+    /// Its script wants a log of its own for standard error.
+    pub(super) is_split: bool,
 }
 
 impl Place {
@@ -33,6 +36,11 @@ impl Place {
         let stderr = self.directory.join(STDERR);
         let first = if stderr.is_dir() { Channel::Stdout } else { Channel::Both };
         [(first, self.directory.clone()), (Channel::Stderr, stderr)]
+    }
+
+    /// The file in which the ends of its runs are kept.
+    pub(super) fn deaths(&self, setting: &Setting) -> PathBuf {
+        Files::of(&setting.dirs.piddir(self.owner), self.owner, &self.name).file("deaths")
     }
 
     /// A log that cannot be read.
@@ -91,14 +99,15 @@ fn place(
 ) -> Place {
     let me = setting.dirs.uid();
     let owner = entry.map_or(me, |entry| entry.uid);
-    let wanted = context
+    let config = context
         .filter(|_| owner == me && entry.is_some())
         .and_then(|context| launch::load(context, &name).ok())
-        .map(|loaded| loaded.config.log);
-    let is_off = wanted == Some(LogTo::No);
-    let directory = match wanted {
-        Some(LogTo::Path(path)) => path,
+        .map(|loaded| loaded.config)
+        .unwrap_or_default();
+    let (is_off, is_split) = (config.log == LogTo::No, config.logging.is_split);
+    let directory = match config.log {
+        LogTo::Path(path) => path,
         _ => setting.dirs.logdir(owner).join(name.as_str()),
     };
-    Place { name, owner, directory, is_off }
+    Place { name, owner, directory, is_off, is_split }
 }

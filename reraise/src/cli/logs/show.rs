@@ -5,12 +5,11 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::process::ChildStdin;
 
-use nix::sys::signal::Signal;
-
 use reraise::backend::Exit;
 
-use super::stream::{Channel, Head, What};
+use super::stream::{Channel, Head, Origin, What};
 use super::when;
+use crate::cli::clock;
 use crate::cli::console::Paint;
 
 /// Bytes that are written at once.
@@ -26,6 +25,8 @@ pub(super) struct Show {
     names: Vec<String>,
     /// What stands before each line, for each service.
     prefixes: Vec<String>,
+    /// The run that began last and the one that ended last, of each.
+    known: Vec<(u64, u64)>,
     paint: Paint,
     is_terminal: bool,
     json: bool,
@@ -59,6 +60,7 @@ impl Show {
         let prefixes = names.iter().enumerate().map(prefix).collect();
         Ok(Self {
             out: BufWriter::with_capacity(BUFFER, out),
+            known: vec![(0, 0); names.len()],
             names,
             prefixes,
             paint,
@@ -71,19 +73,15 @@ impl Show {
     }
 
     /// Shows one thing.
-    pub(super) fn show(
-        &mut self,
-        service: usize,
-        channel: Channel,
-        head: Head,
-        text: &[u8],
-    ) -> io::Result<()> {
-        let done = if self.json {
-            self.object(service, channel, head, text)
-        } else if let What::Line { is_whole } = head.what {
-            self.line(service, text, is_whole)
-        } else {
-            self.mark(service, head)
+    pub(super) fn show(&mut self, origin: &Origin, head: Head, text: &[u8]) -> io::Result<()> {
+        let service = origin.service;
+        let done = match head.what {
+            What::Begin | What::End(..) if self.is_known(service, head) => Ok(()),
+            _ if self.json => self.object(service, origin.channel, head, text),
+            What::Line { is_whole } => self.line(service, text, is_whole),
+            // Its log says so itself.
+            What::Lost(_) => Ok(()),
+            _ => self.mark(service, head),
         };
         self.has_failed |= done.is_err();
         done
@@ -112,23 +110,29 @@ impl Show {
     }
 
     fn mark(&mut self, service: usize, head: Head) -> io::Result<()> {
-        let (name, run, time) = (&self.names[service], head.run, when::shown(head.time));
+        let (name, run, time) = (&self.names[service], head.run, clock::local(head.time));
         let text = match head.what {
-            What::Line { .. } => return Ok(()),
+            What::Line { .. } | What::Lost(_) => return Ok(()),
             What::Begin => format!("--- {name}: run {run:016x} began {time}"),
             What::End(exit, after) => {
-                let after = after.map(|after| format!(", after {}", when::duration(after)));
-                let (exit, after) = (words(exit), after.unwrap_or_default());
+                let after = after.map(|after| format!(" after {}", clock::span(seconds(after))));
+                let after = after.unwrap_or_default();
                 format!("--- {name}: run {run:016x} ended {time}: {exit}{after}")
-            }
-            What::Lost(lines) => {
-                let lines =
-                    if lines == 1 { "1 line is".to_owned() } else { format!("{lines} lines are") };
-                format!("--- {name}: {lines} missing here: the log could not be written")
             }
         };
         self.out.write_all(self.paint.colour(&text, 2).as_bytes())?;
         self.out.write_all(b"\n")
+    }
+
+    /// Where standard error has a log of its own, both say when a run begins and ends.
+    fn is_known(&mut self, service: usize, head: Head) -> bool {
+        let known = match head.what {
+            What::Begin => &mut self.known[service].0,
+            _ => &mut self.known[service].1,
+        };
+        let is_known = *known == head.run && head.run != 0;
+        *known = head.run;
+        is_known
     }
 
     /// By hand, so that the order of the fields is that of the words here.
@@ -182,7 +186,7 @@ impl Show {
                     Exit::Unknown => out.write_all(b",\"exit_code\":null")?,
                 }
                 if let Some(after) = after {
-                    write!(out, ",\"after_sec\":{}", after.max(0) as f64 / 1e6)?;
+                    write!(out, ",\"after_sec\":{}", seconds(after))?;
                 }
             }
             What::Lost(lines) => write!(out, "\"event\":\"lost\",\"lines\":{lines}")?,
@@ -191,17 +195,8 @@ impl Show {
     }
 }
 
-/// How a run ended.
-fn words(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("exit code {code}"),
-        Exit::Signal { number, core } => {
-            let name =
-                Signal::try_from(number).map_or_else(|_| number.to_string(), |s| s.to_string());
-            format!("killed by {name}{}", if core { " (core dumped)" } else { "" })
-        }
-        Exit::Unknown => "exit code unknown".to_owned(),
-    }
+fn seconds(micros: i64) -> f64 {
+    micros.max(0) as f64 / 1e6
 }
 
 /// Text that does to a terminal no more than to write: all other control characters and
@@ -280,17 +275,5 @@ mod tests {
         ] {
             assert_eq!(shown(text), expected, "{text:?}");
         }
-    }
-
-    #[test]
-    fn ends() {
-        assert_eq!(words(Exit::Code(1)), "exit code 1");
-        assert_eq!(words(Exit::Signal { number: 9, core: false }), "killed by SIGKILL");
-        assert_eq!(
-            words(Exit::Signal { number: 11, core: true }),
-            "killed by SIGSEGV (core dumped)"
-        );
-        assert_eq!(words(Exit::Signal { number: 60, core: false }), "killed by 60");
-        assert_eq!(words(Exit::Unknown), "exit code unknown");
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use reraise::backend::Exit;
+use reraise::history::deaths;
 use reraise::logger::index::{Entry, Mark};
 
 use super::chunk::{Chunk, Line, Span};
@@ -26,6 +27,17 @@ pub(super) enum Channel {
     Both,
     Stdout,
     Stderr,
+}
+
+/// Where something comes from.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    /// Which of the services.
+    pub(super) service: usize,
+    pub(super) channel: Channel,
+    pub(super) directory: PathBuf,
+    /// What is remembered of its runs.
+    pub(super) deaths: PathBuf,
 }
 
 /// Something that is to be shown.
@@ -58,6 +70,8 @@ pub(super) struct Wish {
     pub(super) run: Option<Run>,
     /// Beginnings and ends of runs too.
     pub(super) marks: bool,
+    /// It is read while it is written.
+    pub(super) is_news: bool,
 }
 
 enum Source {
@@ -67,12 +81,9 @@ enum Source {
 
 /// See the module.
 pub(super) struct Stream {
-    pub(super) service: usize,
-    pub(super) channel: Channel,
+    pub(super) origin: Origin,
     wish: Wish,
     spans: VecDeque<Span>,
-    /// Where the files are, to look up when a run began.
-    directory: PathBuf,
     source: Source,
     /// The span that is read now, and how many were before it.
     span: Option<(Span, Cursor)>,
@@ -104,9 +115,9 @@ impl Ordered for Stream {
 impl Stream {
     /// Reads some spans. With a pool, they are searched by many.
     pub(super) fn new(
-        (service, channel): (usize, Channel),
+        origin: Origin,
         wish: Wish,
-        (directory, spans): (PathBuf, Vec<Span>),
+        spans: Vec<Span>,
         pool: Option<&Pool>,
         logs: usize,
     ) -> Self {
@@ -118,11 +129,9 @@ impl Stream {
             }
         };
         Self {
-            service,
-            channel,
+            origin,
             wish,
             spans: spans.into(),
-            directory,
             source,
             span: None,
             number: 0,
@@ -198,6 +207,11 @@ impl Stream {
             Some(before) => (before.time, before.run),
             None => (span.file.written()?, 0),
         };
+        // What was said just now stands in the index a moment later.
+        if self.wish.is_news && span.from < span.to {
+            let written = span.file.written()?;
+            self.time = if written - self.time > 1_000_000 { written } else { self.time };
+        }
         if let Source::Read { at, is_start, .. } = &mut self.source {
             (*at, *is_start) = (span.from, false);
         }
@@ -240,11 +254,13 @@ impl Stream {
             Mark::Begin => What::Begin,
             Mark::Lost(lines) => What::Lost(lines),
             Mark::End(exit) => {
-                let began = match self.began {
-                    (run, time) if run == entry.run => Some(time),
-                    _ => self.look_up_begin(entry.run, at)?,
+                let known = deaths::find(&self.origin.deaths, entry.run);
+                let lasted = match (known, self.began) {
+                    (Some(death), _) if !death.is_late => Some(death.lasted as i64 / 1000),
+                    (_, (run, began)) if run == entry.run => Some(entry.time - began),
+                    _ => self.look_up_begin(entry.run, at)?.map(|began| entry.time - began),
                 };
-                What::End(exit, began.map(|began| entry.time - began))
+                What::End(exit, lasted)
             }
         };
         self.head = Some(Head { time: entry.time, run: entry.run, what });
@@ -255,7 +271,7 @@ impl Stream {
     fn look_up_begin(&self, run: u64, at: u64) -> io::Result<Option<i64>> {
         let Some((span, _)) = &self.span else { return Ok(None) };
         let mut at = at;
-        let all = Log::open(&self.directory, None).unwrap_or_default().files;
+        let all = Log::open(&self.origin.directory, None).unwrap_or_default().files;
         let earlier = all.iter().rev().skip_while(|file| file.id != span.file.id).skip(1);
         for file in std::iter::once(&span.file).chain(earlier) {
             let mut cursor = Cursor::new(at.min(file.index.count()?), u64::MAX);

@@ -184,23 +184,7 @@ fn epoch((year, month, day): (i64, i64, i64), minute: i64) -> Option<i64> {
     number(time).filter(|&time: &i64| time != -1)
 }
 
-/// A time in microseconds since 1970 as `2026-11-29 11:53:00`, local.
-pub(super) fn shown(time: i64) -> String {
-    match local(time.div_euclid(1_000_000)) {
-        Some(tm) => format!(
-            "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
-            tm.tm_year + 1900,
-            tm.tm_mon + 1,
-            tm.tm_mday,
-            tm.tm_hour,
-            tm.tm_min,
-            tm.tm_sec
-        ),
-        None => messages::utc(time.div_euclid(1_000_000).max(0).cast_unsigned()),
-    }
-}
-
-/// The same as RFC 3339 has it, with microseconds, in UTC.
+/// A time in microseconds since 1970 as RFC 3339 has it, in UTC.
 pub(super) fn rfc3339(time: i64) -> String {
     let mut text = messages::utc(time.div_euclid(1_000_000).max(0).cast_unsigned());
     text.pop();
@@ -209,21 +193,10 @@ pub(super) fn rfc3339(time: i64) -> String {
     text
 }
 
-/// How long something took, in microseconds.
-pub(super) fn duration(micros: i64) -> String {
-    let tenths = micros.max(0) / 100_000;
-    let seconds = tenths / 10;
-    match seconds {
-        0..60 => format!("{}.{} s", seconds, tenths % 10),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::clock::local as shown;
 
     /// 2026-11-29 11:53:00 UTC.
     const NOW: i64 = 1_795_953_180_000_000;
@@ -316,20 +289,6 @@ mod tests {
         ] {
             let fault = parse("--since", text, NOW).unwrap_err();
             assert_eq!((fault.object.as_str(), fault.code), ("--since", ExitCode::Usage), "{text}");
-        }
-    }
-
-    #[test]
-    fn durations() {
-        for (micros, text) in [
-            (-5, "0.0 s"),
-            (2_150_000, "2.1 s"),
-            (59_999_999, "59.9 s"),
-            (61_000_000, "1 min 1 s"),
-            (3_600_000_000, "1 h 0 min"),
-            (90_000_000_000, "1 d 1 h"),
-        ] {
-            assert_eq!(duration(micros), text);
         }
     }
 }

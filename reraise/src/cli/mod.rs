@@ -13,6 +13,7 @@ mod doctor;
 mod elevate;
 mod events;
 mod list;
+mod logs;
 mod nearest;
 mod rotate;
 mod select;
@@ -83,6 +84,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what services have said
+    ///
+    /// Several services come together by time. On a terminal it goes through $RERAISE_PAGER,
+    /// $PAGER or less.
+    Logs(logs::Words),
     /// Start services
     Start {
         /// Names or patterns ('http-*')
@@ -306,6 +312,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Status { patterns, long, json } => {
             status::run(&setting(given)?, &patterns, long, json)
         }
+        Command::Logs(words) => logs::run(&setting(given)?, &words),
         Command::Start { patterns, wait, once } => {
             let wait = usage::seconds(wait)?;
             act::run(&setting(given)?, &patterns, act::Verb::Start { wait, once })

@@ -13,7 +13,9 @@ mod doctor;
 mod elevate;
 mod events;
 mod list;
+mod logs;
 mod nearest;
+mod rotate;
 mod select;
 mod skeleton;
 mod status;
@@ -82,6 +84,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what services have said
+    ///
+    /// Several services come together by time. On a terminal it goes through $RERAISE_PAGER,
+    /// $PAGER or less.
+    Logs(logs::Words),
     /// Start services
     Start {
         /// Names or patterns ('http-*')
@@ -163,6 +170,11 @@ enum Command {
         /// As JSON, for programs
         #[arg(long)]
         json: bool,
+    },
+    /// Begin new log files now
+    Rotate {
+        /// Names or patterns ('http-*'); all when there is none
+        patterns: Vec<OsString>,
     },
     /// Remove records of services that do not run
     Clean {
@@ -300,6 +312,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Status { patterns, long, json } => {
             status::run(&setting(given)?, &patterns, long, json)
         }
+        Command::Logs(words) => logs::run(&setting(given)?, &words),
         Command::Start { patterns, wait, once } => {
             let wait = usage::seconds(wait)?;
             act::run(&setting(given)?, &patterns, act::Verb::Start { wait, once })
@@ -317,6 +330,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Why { names, json } => why::run(&setting(given)?, &names, json),
         Command::Up { patterns } => up::run(&setting(given)?, &patterns),
         Command::Upgrade => upgrade::run(&setting(given)?),
+        Command::Rotate { patterns } => rotate::run(&setting(given)?, &patterns),
         Command::Clean { patterns } => clean::run(&setting(given)?, &patterns),
         Command::Skeleton { name: None, .. } => skeleton::print(),
         Command::Skeleton { name: Some(name), command } => {

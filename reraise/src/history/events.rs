@@ -32,7 +32,7 @@ pub enum Kind {
     Starting,
     /// It has lasted `start_sec`.
     Running,
-    /// The main process ended: `exit`, `core`, `lasted` (seconds), `cause`.
+    /// The main process ended: `exit`, `core`, `memory`, `lasted` (seconds), `cause`.
     Ended,
     /// It is raised again after `delay` seconds.
     Waiting,

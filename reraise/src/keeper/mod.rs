@@ -44,6 +44,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::backend::native::{self, EventQueue};
 use crate::error::Fault;
 use crate::lock::{self, Holder, LockFile};
+use crate::logger::pipes::Held;
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths;
@@ -138,6 +139,8 @@ struct Keeper {
     watchers: BTreeSet<Client>,
     renewal: Renewal,
     logger: logger::Logger,
+    /// Pipes of services that have no worker for a moment.
+    held: BTreeMap<ServiceName, Held>,
 }
 
 /// What interrupts the keeper's loop.
@@ -331,6 +334,7 @@ impl Keeper {
             watchers: BTreeSet::new(),
             renewal: Renewal::default(),
             logger: logger::Logger::default(),
+            held: BTreeMap::new(),
         })
     }
 

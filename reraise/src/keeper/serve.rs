@@ -105,6 +105,7 @@ impl Keeper {
         let left = match left {
             None if !self.was_silent => Some(SILENCE),
             None => {
+                self.held.clear();
                 zone::rest(true);
                 None
             }
@@ -162,6 +163,8 @@ impl Keeper {
                 // What another one says who has the service does not count.
                 _ if self.links.get(&name) != Some(&token) => {}
                 _ => {
+                    // Whoever speaks holds them by now.
+                    self.held.remove(&name);
                     self.overhear(&name, frame);
                     let effects = self.registry.news(&name, frame);
                     self.carry_out(effects);

@@ -7,13 +7,14 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use super::after::After;
 use super::bell::{Bell, Rung};
+use super::request;
 use super::side::{Moment, Shared};
 use super::stream::{self, Found, PIPES, Pipe, Stream};
 use crate::backend::native::{self, EventQueue, QueueEvent};
@@ -42,12 +43,9 @@ pub struct Orders {
     pub state: PathBuf,
 }
 
-/// What a service's directory has when somebody wants its log rotated.
-pub const ROTATE: &str = "rotate";
-
 /// The lock of the logger, beside the keeper's.
 #[must_use]
-pub fn lock_in(state: &Path) -> PathBuf {
+pub fn lock_in(state: &std::path::Path) -> PathBuf {
     state.join("logger.lock")
 }
 
@@ -189,7 +187,12 @@ impl Logger {
                 self.numbers.insert(name.clone(), number);
                 number
             }
-            (None, Found::Between | Found::Over) => return self.rotate_silent(&own),
+            (None, Found::Between | Found::Over) => {
+                if request::is_there(&own) {
+                    request::answer(&own, &Ok(false));
+                }
+                return;
+            }
         };
         let Some(stream) = self.streams.get_mut(&number) else { return };
         let learnt = stream.learn(found, Moment::now());
@@ -299,27 +302,18 @@ impl Logger {
         }
     }
 
-    /// Somebody has asked for a rotation: done when the request is gone.
+    /// Somebody has asked for a rotation.
     fn rotate_on_request(&mut self, number: u64) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        let request = stream.own().join(ROTATE);
-        if fs::symlink_metadata(&request).is_err() {
+        let own = stream.own().to_owned();
+        if !request::is_there(&own) {
             return;
         }
-        match stream.rotate(Moment::now()) {
-            Ok(()) => drop(fs::remove_file(&request)),
-            Err(e) => drop(fs::rename(&request, request.with_extension("failed")).and_then(|()| {
-                fs::write(request.with_extension("failed"), crate::error::reason(&e))
-            })),
-        }
+        let rotated = stream.rotate(Moment::now());
+        request::answer(&own, &rotated);
         let tasks = stream.after();
         tasks.into_iter().for_each(|task| self.after.add(task));
         self.active = Some(Instant::now());
-    }
-
-    /// The same for one that does not run: whoever asks does it.
-    fn rotate_silent(&self, own: &Path) {
-        let _ = fs::remove_file(own.join(ROTATE));
     }
 }
 

@@ -455,14 +455,15 @@ impl Side {
         tail
     }
 
-    /// Rotates now, as somebody has asked.
-    pub(super) fn rotate(&mut self, rules: &Rules, moment: Moment) -> io::Result<()> {
+    /// Rotates now, as somebody has asked; whether there was anything in it.
+    pub(super) fn rotate(&mut self, rules: &Rules, moment: Moment) -> io::Result<bool> {
         self.open(rules, moment)?;
-        if let Some(sink) = &mut self.sink {
-            sink.rotate(&rules.logging, moment.wall)?;
-            self.has_rotated |= rules.logging.after.is_some();
-        }
-        Ok(())
+        let Some(sink) = self.sink.as_mut().filter(|sink| sink.end() > 0) else {
+            return Ok(false);
+        };
+        sink.rotate(&rules.logging, moment.wall)?;
+        self.has_rotated |= rules.logging.after.is_some();
+        Ok(true)
     }
 }
 

@@ -346,14 +346,14 @@ impl Stream {
         self.sides.iter_mut().for_each(Side::close);
     }
 
-    /// Rotates its logs.
-    pub(super) fn rotate(&mut self, moment: Moment) -> std::io::Result<()> {
+    /// Rotates its logs; whether there was anything in them.
+    pub(super) fn rotate(&mut self, moment: Moment) -> std::io::Result<bool> {
         let rules = self.rules(moment);
-        self.sides[0].rotate(&rules, moment)?;
+        let mut has_rotated = self.sides[0].rotate(&rules, moment)?;
         if self.used.is_split {
-            self.sides[1].rotate(&rules, moment)?;
+            has_rotated |= self.sides[1].rotate(&rules, moment)?;
         }
-        Ok(())
+        Ok(has_rotated)
     }
 
     /// The commands that are to be run for rotated files.

@@ -118,6 +118,8 @@ impl<B: ProcessBackend> Worker<B> {
             None if self.has_adopted => left_usage(&self.files.file("exit"), self.slot.run),
             known => known,
         };
+        let is_kill = matches!(exit, Exit::Signal { number: libc::SIGKILL, .. });
+        let is_for_memory = is_kill && cause == Cause::Itself && self.was_killed_for_memory();
         let death = Death {
             number: 0,
             run: self.slot.run,
@@ -128,7 +130,7 @@ impl<B: ProcessBackend> Worker<B> {
             exit,
             cause,
             usage,
-            is_for_memory: false,
+            is_for_memory,
             is_late: is_found && left.is_none(),
         };
         // What is there already was told already.
@@ -142,9 +144,17 @@ impl<B: ProcessBackend> Worker<B> {
             Cause::Itself | Cause::Launch(_) => "",
         };
         let core = if matches!(exit, Exit::Signal { core: true, .. }) { " core=1" } else { "" };
+        let memory = if is_for_memory { " memory=1" } else { "" };
         let (exit, lasted) = (exit_word(exit), lasted.as_secs_f64());
-        let more = format!("exit={exit}{core} lasted={lasted:.3}{cause}");
+        let more = format!("exit={exit}{core}{memory} lasted={lasted:.3}{cause}");
         self.event_of(death.run, process.pid, Kind::Ended, &more);
+    }
+
+    /// Whether the kernel has killed something for memory since the run was young. That
+    /// it was this one is likely, and not proved.
+    fn was_killed_for_memory(&self) -> bool {
+        let kills = self.backend.memory_kills();
+        kills.zip(self.memory_kills).is_some_and(|(now, before)| now > before)
     }
 
     /// When the status of the present run was left for us, microseconds since 1970:
@@ -170,6 +180,9 @@ impl<B: ProcessBackend> Worker<B> {
                 self.note_found(exit, task);
             }
         }
+        if let Beginning::Adopt(_) = then {
+            self.memory_kills = self.backend.memory_kills();
+        }
         if matches!(then, Beginning::Adopt(_) | Beginning::Wait) {
             self.event(Kind::Adopted, &format!("worker={}", self.me.pid));
         }
@@ -189,6 +202,7 @@ impl<B: ProcessBackend> Worker<B> {
             self.event(Kind::CannotStart, &more);
         }
         if let (Input::Launched, State::Starting { .. }) = (input, self.machine.state()) {
+            self.memory_kills = self.backend.memory_kills();
             self.event(Kind::Starting, "");
         }
         if before == after {

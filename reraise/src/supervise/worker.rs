@@ -69,6 +69,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) pipes: Held,
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
+    /// See [`ProcessBackend::memory_kills`]: when the present run was young, or adopted.
+    pub(super) memory_kills: Option<u64>,
     /// What could not be written down, and is to be.
     pub(super) unwritten: publish::Unwritten,
     /// What happened and was not written down yet, see [`crate::history::events`].

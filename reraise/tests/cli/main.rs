@@ -22,6 +22,7 @@ mod keeper;
 mod lifecycle;
 #[cfg(target_os = "linux")]
 mod logging;
+mod logs;
 mod resume;
 #[cfg(target_os = "linux")]
 mod steps;

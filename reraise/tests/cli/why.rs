@@ -226,3 +226,55 @@ fn a_ring_that_cannot_be_written_stops_nothing() {
     s.ok(&["stop", "web"]);
     assert_eq!(s.ok(&["events"]), "");
 }
+
+/// A control group in which little memory may be used; gone when it is dropped.
+#[cfg(target_os = "linux")]
+struct Group(std::path::PathBuf);
+
+#[cfg(target_os = "linux")]
+impl Group {
+    fn new() -> Option<Self> {
+        let name = format!("reraise-test-{}", std::process::id());
+        [("memory", "memory.limit_in_bytes"), ("", "memory.max")].into_iter().find_map(
+            |(top, limit)| {
+                let path = std::path::Path::new("/sys/fs/cgroup").join(top).join(&name);
+                fs::create_dir(&path).ok()?;
+                let group = Self(path);
+                fs::write(group.0.join(limit), "60000000").ok()?;
+                Some(group)
+            },
+        )
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_was_killed_for_memory() {
+    let Some(group) = Group::new() else {
+        return crate::support::skipped("no control group can be made here");
+    };
+    let s = Sandbox::new();
+    let eat = "x=xxxxxxxxxxxxxxxx\nwhile :; do x=$x$x; done";
+    s.script("web", &format!("config_start_sec=0.01\nconfig_restart=never\nsleep 0.1\n{eat}"));
+    let procs = group.0.join("cgroup.procs");
+    let start = format!("echo $$ >{} && exec \"$RERAISE\" start web", procs.display());
+    s.shell(&start).expect(0);
+    s.wait_phase("web", Phase::Error);
+    let all = deaths(&s, "web");
+    assert!(all.len() == 1 && all[0].is_for_memory, "{all:?}");
+    says(&why(&s, "web"), &["signal KILL (killed for memory)", "give it more"]);
+    wait_for("an empty group", || fs::read_to_string(&procs).is_ok_and(|text| text.is_empty()));
+    // By somebody's hand it is not said.
+    s.script("hand", SLEEPER);
+    let pid = s.up("hand");
+    signal(pid, Signal::SIGKILL);
+    let all = wait_deaths(&s, "hand", 1);
+    assert!(!all[0].is_for_memory, "{all:?}");
+}

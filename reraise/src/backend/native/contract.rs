@@ -34,6 +34,7 @@ const _: fn(usize) = sys::guard;
 const _: fn() -> i32 = sys::parent;
 const _: fn(bool) -> Result<Child> = sys::peek_child;
 const _: fn(i32) -> Option<(u64, u64)> = sys::usage_of_ended;
+const _: fn() -> Option<u64> = sys::memory_kills;
 const _: fn(i32) -> Result<bool> = sys::is_stopped;
 const _: fn(i32) -> Result<bool> = sys::knows_its_children;
 const _: fn() = sys::prepare_title;

@@ -264,3 +264,31 @@ fn a_script_that_redirects_its_own_output_goes_on_working() {
     wait_for("both", || text(&own) == "second\n" && s.log("web").lines().count() == 3);
     assert_eq!(s.log("web"), "first\nby name\nas an error\n");
 }
+
+#[test]
+fn rotate_begins_new_files_now() {
+    let echo = Echo::new("");
+    let s = &echo.s;
+    s.script("quiet", crate::support::SLEEPER);
+    s.script("down", crate::support::SLEEPER);
+    s.up("quiet");
+    echo.say("one");
+    wait_for("it", || s.log("web") == "one\n");
+    let down = "down: skip (because nothing is written to its log now)\n";
+    let quiet = "quiet: skip (because its log is empty)\n";
+    assert_eq!(s.ok(&["rotate"]), format!("{down}{quiet}web: rotate\n"));
+    assert_eq!((rotated(&echo.log()).len(), s.log("web").as_str()), (1, ""));
+    assert_eq!(s.ok(&["rotate", "web"]), "web: skip (because its log is empty)\n");
+    echo.say("two");
+    wait_for("it", || s.log("web") == "two\n");
+    // A logger that was stopped, or killed a moment ago, does it all the same.
+    crate::support::signal(super::logger(s), nix::sys::signal::Signal::SIGSTOP);
+    assert_eq!(s.ok(&["rotate", "w*"]), "web: rotate\n");
+    echo.say("three");
+    wait_for("it", || s.log("web") == "three\n");
+    crate::support::signal(super::logger(s), nix::sys::signal::Signal::SIGKILL);
+    assert_eq!(s.ok(&["rotate", "web"]), "web: rotate\n");
+    assert_eq!(whole(&echo.log()), b"one\ntwo\nthree\n");
+    s.reraise(&["rotate", "nobody"]).expect(4).says("nobody: no such service");
+    assert_eq!(s.pid("web"), echo.pid);
+}

@@ -7,13 +7,14 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use super::after::After;
 use super::bell::{Bell, Rung};
+use super::pipes::{Held, Use};
 use super::request;
 use super::side::{Moment, Shared};
 use super::stream::{self, Found, PIPES, Pipe, Stream};
@@ -22,6 +23,7 @@ use crate::lock::{self, Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::revive;
+use crate::slot;
 
 const BELL: u64 = 0;
 const KEEPER: u64 = 1;
@@ -45,7 +47,7 @@ pub struct Orders {
 
 /// The lock of the logger, beside the keeper's.
 #[must_use]
-pub fn lock_in(state: &std::path::Path) -> PathBuf {
+pub fn lock_in(state: &Path) -> PathBuf {
     state.join("logger.lock")
 }
 
@@ -76,9 +78,7 @@ pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
     let lock = LockFile::open(&lock_in(&orders.state))?;
     keeper.set_nonblocking(true)?;
     queue.watch_readable(keeper.as_fd(), KEEPER)?;
-    if !take_over(&mut queue, &lock)? {
-        return Ok(());
-    }
+    let Some(held) = take_over(&mut queue, &lock, &orders.state)? else { return Ok(()) };
     let bell = Bell::new(&orders.state)?;
     queue.watch_pipe(bell.pipe().as_fd(), BELL)?;
     let mut logger = Logger {
@@ -95,12 +95,31 @@ pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
         unheard: None,
     };
     logger.look_at_all();
+    drop(held);
     logger.serve()
 }
 
+/// All pipes that anybody may be writing to. While a former logger goes and we have not
+/// yet come to a service, its worker and it may end: what it has said last is still there.
+fn hold_all(state: &Path) -> Vec<Held> {
+    let services = fs::read_dir(state.join("s")).into_iter().flatten().flatten();
+    let held = services.filter_map(|entry| {
+        let own = entry.path();
+        let used = Use::from_byte(slot::read(&own.join("run"))?.pipes);
+        used.is_kept.then(|| Held::adopt(&own, used))
+    });
+    held.collect()
+}
+
 /// Takes the lock, from a former logger if there is one: it ends as soon as it has
-/// written what it has in hand. `false`: we are not needed any more.
-fn take_over(queue: &mut EventQueue, lock: &LockFile) -> io::Result<bool> {
+/// written what it has in hand. What is held meanwhile; `None`: we are not needed any
+/// more.
+fn take_over(
+    queue: &mut EventQueue,
+    lock: &LockFile,
+    state: &Path,
+) -> io::Result<Option<Vec<Held>>> {
+    let mut held = Vec::new();
     while !lock.try_take(lock::ALIVE)? {
         let Holder::Pid(pid) = lock.holder(lock::ALIVE)? else { continue };
         let Some(born) = native::born(pid)? else { continue };
@@ -108,19 +127,20 @@ fn take_over(queue: &mut EventQueue, lock: &LockFile) -> io::Result<bool> {
         if lock.holder(lock::ALIVE)? != Holder::Pid(pid) || !queue.watch_process(pid, born)? {
             continue;
         }
+        held = hold_all(state);
         native::send(pid, born, Signal::SIGTERM)?;
         let _ = revive::process(pid);
         loop {
             match queue.next(None)? {
                 Some(QueueEvent::Ended { .. }) => break,
                 Some(QueueEvent::Readable(KEEPER) | QueueEvent::Signal(Signal::SIGTERM)) => {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 _ => {}
             }
         }
     }
-    Ok(true)
+    Ok(Some(held))
 }
 
 impl Logger {
@@ -328,7 +348,34 @@ fn of_token(token: u64) -> (u64, Pipe) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
+    use crate::logger::pipes::{self, Side};
+    use crate::slot::{Phase, Slot, SlotFile};
+
+    #[test]
+    fn what_is_held_is_not_lost_with_its_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, is_kept) in [("web", true), ("mute", false)] {
+            let own = dir.path().join("s").join(name);
+            fs::create_dir_all(&own).unwrap();
+            let pipes = Use { is_kept, ..Use::default() }.to_byte();
+            let slot = Slot { phase: Phase::Up, run: 7, pipes, ..Slot::default() };
+            SlotFile::open(&own.join("run")).unwrap().write(&slot).unwrap();
+            let pipe = pipes::path(&own, Side::Out, false);
+            pipes::make(&pipe).unwrap().write_all(b"lost").unwrap();
+            let mut writer = pipes::open(&pipe).unwrap();
+            writer.write_all(b"last words").unwrap();
+            let held = hold_all(dir.path());
+            drop(writer);
+            let mut said = [0; 20];
+            let read = pipes::open(&pipe).unwrap().read(&mut said);
+            assert_eq!(read.is_ok_and(|n| said[..n] == *b"last words"), is_kept, "{name}");
+            drop(held);
+        }
+        assert_eq!(hold_all(&dir.path().join("nowhere")).len(), 0);
+    }
 
     #[test]
     fn tokens_tell_pipes() {

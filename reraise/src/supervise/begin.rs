@@ -243,10 +243,7 @@ fn look<B: ProcessBackend>(backend: &mut B, slot: &Slot, files: &Files) -> io::R
         return Ok(Remains::Dead(end));
     }
     let left = left_status(&files.file("exit"), slot.run).map(Exit::from_status);
-    // Or the worker whose child it was has seen its end.
-    let seen = || slot.last.filter(|_| slot.phase == Phase::Clearing);
-    let left = left.or_else(|| chronicle::known(files, slot.run)).or_else(seen);
-    Ok(Remains::Dead(left.unwrap_or(Exit::Unknown)))
+    Ok(Remains::Dead(left.or_else(|| chronicle::known(files, slot.run)).unwrap_or(Exit::Unknown)))
 }
 
 impl<B: ProcessBackend> Worker<B> {

@@ -47,7 +47,8 @@ class Judge:
         self.services = {name: Service(kind) for name, kind in kinds.items()}
         self.lines = {n: Lines(world, n) for n, kind in kinds.items() if "chatty" in kind}
         self.deaths = collections.Counter()
-        self.dead = set()           # who was killed since all was as it must be
+        self.dead = set()           # who was killed since all was as it must be,
+        self.dead_before = set()    # and in the step before
         self.longest = 0.0
         self.state = f"{world.top}/p/.reraise-{os.getuid()}"
 
@@ -69,8 +70,8 @@ class Judge:
 
     def may_lose_lines(self, name):
         """What stands in the pipe of a service that ends is gone when nobody else has it: its
-        worker and the logger were killed as well."""
-        return {("logger", ""), ("worker", name)} <= self.dead
+        worker and the logger were killed as well. A new logger may not yet have come to it."""
+        return ("worker", name) in self.dead and ("logger", "") in self.dead | self.dead_before
 
     # -- settling -----------------------------------------------------------------------
 
@@ -123,7 +124,7 @@ class Judge:
             if self.may_lose_lines(name):
                 lines.forgive(self.world.alive(name))
         if not unwatched:
-            self.dead.clear()
+            self.dead_before, self.dead = self.dead, set()
         self.account(commands, wishes, unwatched, left)
         return {name for name, wish in wishes.items() if wish is None}
 

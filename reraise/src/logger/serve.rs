@@ -80,7 +80,7 @@ pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
         return Ok(());
     }
     let bell = Bell::new(&orders.state)?;
-    queue.watch_readable(bell.pipe().as_fd(), BELL)?;
+    queue.watch_pipe(bell.pipe().as_fd(), BELL)?;
     let mut logger = Logger {
         state: orders.state.clone(),
         queue,
@@ -203,7 +203,7 @@ impl Logger {
         for pipe in opened {
             // What is stuck is listened to when it goes on.
             let Some(file) = stream.pipe(pipe).filter(|_| stream.stuck.is_none()) else { continue };
-            if let Err(e) = self.queue.watch_readable(file.as_fd(), token_of(number, pipe)) {
+            if let Err(e) = self.queue.watch_pipe(file.as_fd(), token_of(number, pipe)) {
                 return self.cannot_hear(name, number, &e);
             }
         }
@@ -266,7 +266,7 @@ impl Logger {
                 if is_stuck {
                     self.queue.forget_readable(file.as_fd());
                 } else {
-                    let _ = self.queue.watch_readable(file.as_fd(), token_of(number, pipe));
+                    let _ = self.queue.watch_pipe(file.as_fd(), token_of(number, pipe));
                 }
             }
         }

@@ -6,8 +6,7 @@
 //! left the same as one that is killed before the next.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -578,16 +577,18 @@ fn a_keeper_that_becomes_another_program() {
     let scene = Scene::new();
     let s = &scene.s;
     let pid = s.pid("web");
+    let dir = s.at("bin");
+    fs::create_dir(&dir).unwrap();
+    fs::copy(reraise(), dir.join("reraise")).unwrap();
     for calls in 0.. {
         if scene.is_late(calls) {
             return scene.end(calls);
         }
         // Another file is another build.
-        let dir = s.at(&format!("build-{calls}"));
-        fs::create_dir(&dir).unwrap();
-        for program in [reraise(), auto_reraise()] {
-            fs::copy(&program, dir.join(Path::new(&program).file_name().unwrap())).unwrap();
-        }
+        let new = dir.join("new");
+        fs::copy(auto_reraise(), &new).unwrap();
+        fs::rename(&new, dir.join("auto-reraise")).unwrap();
+        let build = fs::metadata(dir.join("auto-reraise")).unwrap().ino();
         let Some(keeper) = Traced::stop(s.keeper()) else { return };
         let mut command = s.program(dir.join("reraise"));
         command.arg("upgrade").stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -597,11 +598,11 @@ fn a_keeper_that_becomes_another_program() {
         // Whoever dies as the new one has not stayed up, and the old one goes on.
         assert!(done.code == 0 || end == End::Killed && done.code == 1, "{calls}: {done:?}");
         let case = format!("call {calls}");
-        let program = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let program = |pid: i32| Some(fs::metadata(format!("/proc/{pid}/exe")).ok()?.ino());
         wait_for(&format!("all to be of one build: {case}"), || {
-            let all = [s.find_keeper(), s.find_worker("web")].map(|one| one.map(program));
-            let is_new = all[0].as_ref().is_some_and(|program| program.starts_with(&dir));
-            all[0].is_some() && all[0] == all[1] && is_new == (done.code == 0)
+            let all = [s.find_keeper(), s.find_worker("web")].map(|one| program(one?));
+            let is_new = all[0] == Some(build);
+            all[0].is_some() && all[0] == all[1] && (is_new || done.code != 0)
         });
         wait_for(&format!("its record: {case}"), || {
             s.record("web").is_some_and(|r| r.worker == s.find_worker("web"))

@@ -55,6 +55,7 @@ const _: fn(&mut sys::EventQueue, i32, u64) -> Result<bool> = sys::EventQueue::w
 const _: fn(&mut sys::EventQueue, i32) = sys::EventQueue::forget_process;
 const _: fn(&mut sys::EventQueue, BorrowedFd<'_>, u64) -> Result<()> =
     sys::EventQueue::watch_readable;
+const _: fn(&mut sys::EventQueue, BorrowedFd<'_>, u64) -> Result<()> = sys::EventQueue::watch_pipe;
 const _: fn(&mut sys::EventQueue, BorrowedFd<'_>) = sys::EventQueue::forget_readable;
 const _: fn(&mut sys::EventQueue, Option<Duration>) -> Result<Option<sys::Event>> =
     sys::EventQueue::next;

@@ -79,7 +79,7 @@ impl Chunk {
         if got as u64 <= before {
             return Ok(());
         }
-        let cuts = file.index.cuts(from..to)?;
+        let cuts = file.cuts(from..to)?;
         let start = if is_start || from == 0 || self.bytes[0] == b'\n' {
             before as usize
         } else {
@@ -92,7 +92,7 @@ impl Chunk {
         self.complete(file, end)?;
         let mut stop = self.bytes.len();
         if stop > got {
-            let beyond = file.index.cuts(to..self.base + stop as u64)?;
+            let beyond = file.cuts(to..self.base + stop as u64)?;
             stop = beyond.first().map_or(stop, |cut| (cut - self.base) as usize);
         }
         self.next = self.base + stop as u64;

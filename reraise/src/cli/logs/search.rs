@@ -10,7 +10,7 @@ use super::chunk::{Chunk, Span};
 use super::filter::Grep;
 
 /// Bytes of a piece.
-const PIECE: u64 = 512 << 10;
+const PIECE: u64 = 256 << 10;
 /// More do not help: the memory is not faster.
 const THREADS_MAX: usize = 8;
 
@@ -61,6 +61,7 @@ impl Pool {
 
 fn find(chunk: &mut Chunk, span: &Span, grep: &Grep) -> io::Result<Found> {
     let mut found = Found::default();
+    span.file.prepare()?;
     chunk.load(&span.file, (span.from, span.to, span.end), false)?;
     while let Some(line) = chunk.next_line(Some(grep)) {
         found.text.extend_from_slice(chunk.text(line));

@@ -10,7 +10,7 @@ use super::chunk::{Chunk, Span};
 use super::filter::Grep;
 
 /// Bytes of a piece.
-const PIECE: u64 = 256 << 10;
+const PIECE: u64 = 512 << 10;
 /// More do not help: the memory is not faster.
 const THREADS_MAX: usize = 8;
 

@@ -178,24 +178,30 @@ impl Logger {
     fn look_at(&mut self, name: &ServiceName) {
         let own = self.state.join("s").join(name.as_str());
         let found = stream::look(&own);
+        let mut left = None;
         let number = match (self.numbers.get(name), found) {
             (Some(&number), _) => number,
-            (None, Found::Open(..)) => {
-                let number = self.next;
-                self.next += 1;
-                self.streams.insert(number, Stream::new(name.clone(), own));
-                self.numbers.insert(name.clone(), number);
-                number
-            }
             (None, Found::Between | Found::Over) => {
-                if request::is_there(&own) {
-                    request::answer(&own, &Ok(false));
+                left = stream::left(&own, name);
+                if left.is_none() {
+                    if request::is_there(&own) {
+                        request::answer(&own, &Ok(false));
+                    }
+                    return;
                 }
-                return;
+                self.add(name, own)
             }
+            (None, Found::Open(..)) => self.add(name, own),
         };
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        let learnt = stream.learn(found, Moment::now());
+        let moment = Moment::now();
+        // What has ended before we heard of it is heard of once more.
+        let learnt = match left {
+            Some((run, used)) => stream
+                .learn(Found::Open(run, used), moment)
+                .and_then(|opened| stream.learn(found, moment).map(|_| opened)),
+            None => stream.learn(found, moment),
+        };
         let opened = match learnt {
             Ok(opened) => opened,
             Err(e) => return self.cannot_hear(name, number, &e),
@@ -209,6 +215,14 @@ impl Logger {
         }
         self.work(number);
         self.rotate_on_request(number);
+    }
+
+    fn add(&mut self, name: &ServiceName, own: PathBuf) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.streams.insert(number, Stream::new(name.clone(), own));
+        self.numbers.insert(name.clone(), number);
+        number
     }
 
     /// It is tried again in a moment; until then it is heard by nobody.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use super::pipes::Side as Which;
 use super::report::Report;
 use super::rules::{Place, Rules};
 use super::sink::{self, Sink};
-use super::stage::{Head, Stage};
+use super::stage::{self, Head, Stage};
 use super::stamp::{self, Stamp};
 use crate::backend::Exit;
 use crate::backend::native::{self, Peephole};
@@ -133,10 +134,19 @@ impl Side {
         })
     }
 
-    /// The run that has said what stands last in the log.
-    pub(super) fn run(&mut self, rules: &Rules, moment: Moment) -> u64 {
-        let _ = self.open(rules, moment);
+    /// The run that has said what stands last in the log, unless its end is noted; 0:
+    /// none.
+    pub(super) fn last_run(&mut self, rules: &Rules, moment: Moment) -> u64 {
+        let has_log = |place: Place| place.directory.join(names::CURRENT).exists();
+        if self.place(rules).is_some_and(has_log) {
+            let _ = self.open(rules, moment);
+        }
         self.sink.as_ref().map_or(0, Sink::run)
+    }
+
+    /// Whether a logger before us has left something on its way to the log.
+    pub(super) fn is_staged(&self) -> bool {
+        self.staged.is_some() || stage::is_left(&self.stage_path())
     }
 
     /// Opens the log again if this run has said something there.
@@ -164,6 +174,12 @@ impl Side {
                 self.stage = Some(stage);
             }
             self.has_replayed = true;
+            // And what was not done with rotated files.
+            if rules.logging.after.is_some()
+                && let Some(place) = self.place(rules)
+            {
+                self.has_rotated |= !sink::todo(&place.directory).is_empty();
+            }
         }
         Ok(())
     }
@@ -232,9 +248,9 @@ impl Side {
         if self.lost.0 + self.lost.1 > 0 {
             self.tell_lost(moment, run)?;
         }
-        let unread = native::unread(std::os::fd::AsFd::as_fd(pipe));
+        let unread = native::unread(pipe.as_fd());
         if unread >= BUSY {
-            native::enlarge(std::os::fd::AsFd::as_fd(pipe), LARGE);
+            native::enlarge(pipe.as_fd(), LARGE);
         }
         let is_plain = native::MOVES && logging.time == LogTime::None;
         let flow = match is_plain {
@@ -283,7 +299,7 @@ impl Side {
                     if most == 0 {
                         return Ok(Flow::Empty);
                     }
-                } else if native::unread(std::os::fd::AsFd::as_fd(pipe)) == 0 {
+                } else if native::unread(pipe.as_fd()) == 0 {
                     return Ok(Flow::Empty);
                 } else {
                     sink.rotate(logging, moment.wall)?;
@@ -295,7 +311,7 @@ impl Side {
                 most = usize::try_from(room).unwrap_or(STEP).min(most);
             }
             if sink.run() != run {
-                if native::unread(std::os::fd::AsFd::as_fd(pipe)) == 0 {
+                if native::unread(pipe.as_fd()) == 0 {
                     return Ok(Flow::Empty);
                 }
                 sink.mark(moment.wall, run, Mark::Begin)?;
@@ -322,6 +338,9 @@ impl Side {
     ) -> io::Result<Flow> {
         let mut moved = 0;
         while moved < BUDGET {
+            if native::MOVES && native::unread(pipe.as_fd()) == 0 {
+                return Ok(Flow::Empty);
+            }
             if self.stage.is_none() {
                 self.stage = Some(Stage::open(&self.stage_path())?);
             }
@@ -436,23 +455,21 @@ impl Side {
         flow
     }
 
-    /// The run is over: its end stands in the index, and its last lines come back.
-    pub(super) fn end_run(
-        &mut self,
-        run: u64,
-        exit: Exit,
-        rules: &Rules,
-        moment: Moment,
-    ) -> Vec<u8> {
+    /// The last lines of a run that is over.
+    pub(super) fn tail(&mut self, run: u64, rules: &Rules, moment: Moment) -> Vec<u8> {
         self.reopen(run, rules, moment);
-        let Some(sink) = &mut self.sink else { return Vec::new() };
-        if sink.run() != run {
-            return Vec::new();
+        match &self.sink {
+            Some(sink) if sink.run() == run => sink.tail(run).unwrap_or_default(),
+            _ => Vec::new(),
         }
-        let tail = sink.tail(run).unwrap_or_default();
-        // A full disk is told of when something is written.
-        let _ = sink.mark(moment.wall, run, Mark::End(exit));
-        tail
+    }
+
+    /// Its end stands in the index from now on.
+    pub(super) fn end_run(&mut self, run: u64, exit: Exit, moment: Moment) {
+        if let Some(sink) = self.sink.as_mut().filter(|sink| sink.run() == run) {
+            // A full disk is told of when something is written.
+            let _ = sink.mark(moment.wall, run, Mark::End(exit));
+        }
     }
 
     /// Rotates now, as somebody has asked; whether there was anything in it.
@@ -474,7 +491,7 @@ fn to_line_end(pipe: &File, shared: &mut Shared) -> io::Result<usize> {
         shared.hole = Some(Peephole::new()?);
     }
     let Some(hole) = &shared.hole else { return Ok(0) };
-    let got = hole.look(std::os::fd::AsFd::as_fd(pipe), &mut seen)?;
+    let got = hole.look(pipe.as_fd(), &mut seen)?;
     Ok(seen[..got].iter().position(|&b| b == b'\n').map_or(got, |at| at + 1))
 }
 

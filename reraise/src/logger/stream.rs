@@ -407,6 +407,7 @@ impl Stream {
                     own: self.own.clone(),
                     directory: place.directory,
                     command: command.clone(),
+                    is_kept: rules.logging.keep > 0,
                 });
             }
         }

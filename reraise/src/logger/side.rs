@@ -163,7 +163,10 @@ impl Side {
 
     fn open(&mut self, rules: &Rules, moment: Moment) -> io::Result<()> {
         if self.sink.is_none() {
-            let Some(place) = self.place(rules) else { return Ok(()) };
+            let (Some(above), Some(place)) = (&rules.place, self.place(rules)) else {
+                return Ok(());
+            };
+            above.check()?;
             self.sink = Some(Sink::open(&place, moment.wall)?);
         }
         if !self.has_replayed {
@@ -341,15 +344,11 @@ impl Side {
             if native::MOVES && native::unread(pipe.as_fd()) == 0 {
                 return Ok(Flow::Empty);
             }
-            if self.stage.is_none() {
-                self.stage = Some(Stage::open(&self.stage_path())?);
-            }
-            let (Some(sink), Some(stage)) = (&self.sink, &self.stage) else { break };
+            let Some(sink) = &self.sink else { break };
             let (file, end) = (sink.number(), sink.end());
             let head = Head { done: 0, file, end, time: moment.wall, run };
             let mut text = std::mem::take(&mut shared.text);
-            let filled = stage.fill(&head, pipe, STEP, &mut text);
-            if let Err(e) = filled {
+            if let Err(e) = self.take_in(&head, pipe, &mut text) {
                 shared.text = text;
                 return Err(e);
             }
@@ -360,22 +359,48 @@ impl Side {
         Ok(Flow::More)
     }
 
+    /// Takes bytes out of the pipe and into the stage; where that cannot be written, into
+    /// memory alone: then they are gone if we are killed, and not before.
+    fn take_in(&mut self, head: &Head, mut pipe: &File, text: &mut Vec<u8>) -> io::Result<()> {
+        let staged = match self.stage.take() {
+            Some(stage) => Ok(stage),
+            None => Stage::open(&self.stage_path()),
+        }
+        .and_then(|stage| {
+            let filled = stage.fill(head, pipe, STEP, text);
+            self.stage = Some(stage);
+            filled
+        });
+        match staged {
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock && !is_shortage(&e) => {
+                // Not what was staged before, and is in the log.
+                self.stage = self.stage.take().filter(|stage| stage.clear().is_err());
+                text.resize(STEP, 0);
+                let got = pipe.read(text)?;
+                text.truncate(got);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
     /// Writes what is staged; what cannot be written stays.
     fn deliver_staged(&mut self, logging: &Logging, shared: &mut Shared) -> io::Result<()> {
         let Some((mut head, text)) = self.staged.take() else { return Ok(()) };
-        let (Some(sink), Some(stage)) = (&mut self.sink, &self.stage) else {
+        let Some(sink) = &mut self.sink else {
             self.staged = Some((head, text));
             return Ok(());
         };
+        let stage = self.stage.as_ref();
         let delivered = deliver(sink, stage, &mut head, &text, logging, &mut shared.out);
         match delivered {
             Ok(has_rotated) => {
                 self.has_rotated |= has_rotated && logging.after.is_some();
                 shared.text = text;
-                stage.clear()
+                stage.map_or(Ok(()), Stage::clear)
             }
             Err(e) => {
-                let _ = stage.note(&head);
+                let _ = stage.map(|stage| stage.note(&head));
                 self.staged = Some((head, text));
                 Err(e)
             }
@@ -393,7 +418,7 @@ impl Side {
         report: &mut Report,
     ) -> Flow {
         let errno = error.raw_os_error().unwrap_or(0);
-        if matches!(errno, libc::EMFILE | libc::ENFILE) {
+        if is_shortage(error) {
             // Of no log in particular: it waits in the pipe for a moment.
             shared.is_short = true;
             self.close();
@@ -499,7 +524,7 @@ fn to_line_end(pipe: &File, shared: &mut Shared) -> io::Result<usize> {
 /// fails, the head says from where to go on.
 fn deliver(
     sink: &mut Sink,
-    stage: &Stage,
+    stage: Option<&Stage>,
     head: &mut Head,
     text: &[u8],
     logging: &Logging,
@@ -524,17 +549,17 @@ fn deliver(
         }
         if sink.is_due(logging, head.time) && (sink.is_fresh()? || sink.is_overdue(logging)) {
             (head.file, head.end) = (sink.number(), sink.end());
-            stage.note(head)?;
+            stage.map_or(Ok(()), |stage| stage.note(head))?;
             sink.rotate(logging, head.time)?;
             has_rotated = true;
             (head.file, head.end) = (sink.number(), 0);
-            stage.note(head)?;
+            stage.map_or(Ok(()), |stage| stage.note(head))?;
         }
         if sink.run() != head.run {
             sink.mark(head.time, head.run, Mark::Begin)?;
         }
         let room = usize::try_from(logging.size.saturating_sub(sink.end())).unwrap_or(usize::MAX);
-        let least = room.clamp(1, rest.len());
+        let least = before_times(rest, room.clamp(1, rest.len()), room, &stamp);
         let line_end = rest[least - 1..].iter().position(|&b| b == b'\n');
         let part = &rest[..line_end.map_or(rest.len(), |more| least + more)];
         out.clear();
@@ -545,6 +570,26 @@ fn deliver(
         head.done += part.len() as u64;
         head.end = sink.end();
     }
+}
+
+/// About how many of so many bytes fit where there is room, with the times before
+/// their lines; at least one.
+fn before_times(text: &[u8], bytes: usize, room: usize, stamp: &Stamp) -> usize {
+    let mut bytes = bytes;
+    while bytes > 1 && bytes.saturating_mul(1 + stamp.length()) > room {
+        let lines = text[..bytes].iter().filter(|&&b| b == b'\n').count();
+        let grown = bytes + lines * stamp.length();
+        if grown <= room {
+            break;
+        }
+        bytes = (bytes * room / grown).max(1);
+    }
+    bytes
+}
+
+/// Descriptors have run out.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Reads and forgets.

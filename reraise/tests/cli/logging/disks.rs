@@ -124,6 +124,36 @@ fn log_full_drop_new_counts_what_is_lost_and_says_so_where_it_is_missing() {
 }
 
 #[test]
+fn where_only_the_records_disk_is_full_nothing_is_lost_or_removed() {
+    let s = Sandbox::new();
+    let Some(_small) = Mount::new(&s.p, "1m") else { return };
+    let go = s.at("go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let keys = "config_start_sec=0\nconfig_log_time=epoch\nconfig_log_size=1k";
+    s.script(
+        "web",
+        &format!("{keys}\nseq 1 200\nread x <{}\nseq 201 400\nexec sleep 1000000", go.display()),
+    );
+    s.up("web");
+    let log = s.l.join("web");
+    let said = |last: &str| whole(&log).ends_with(format!(" {last}\n").as_bytes());
+    wait_for("the first lines", || said("200"));
+    let before = rotated(&log);
+    // No file is much longer than it may be, times included.
+    assert!(before.len() > 2);
+    assert!(before.iter().all(|file| file.metadata().unwrap().len() < 1024 + 100));
+    // As full as can be.
+    let mut ballast = fs::File::create(s.p.join(".ballast")).unwrap();
+    while std::io::Write::write_all(&mut ballast, &[0; 512]).is_ok() {}
+    fs::write(&go, "\n").unwrap();
+    wait_for("the rest", || said("400"));
+    assert!(before.iter().all(|file| file.exists()));
+    assert!(!s.ok(&["status", "--long", "web"]).contains("lost"));
+    fs::remove_file(s.p.join(".ballast")).unwrap();
+    s.ok(&["stop", "web"]);
+}
+
+#[test]
 fn log_full_block_loses_nothing() {
     for time in ["none", "epoch"] {
         let s = Sandbox::new();
@@ -224,6 +254,28 @@ fn a_directory_that_is_removed_or_replaced_is_made_or_used_anew() {
         fs::set_permissions(&s.l, Permissions::from_mode(0o755)).unwrap();
     }
     assert_eq!(s.status("web"), "running");
+}
+
+#[test]
+fn a_stranger_cannot_say_where_the_log_of_errors_is() {
+    if skip_unless_root("a directory of another user") {
+        return;
+    }
+    let s = Sandbox::new();
+    let log = s.l.join("web");
+    let trap = s.at("trap");
+    fs::create_dir(&trap).unwrap();
+    symlink(&trap, &log).unwrap();
+    std::os::unix::fs::lchown(&log, Some(65534), Some(65534)).unwrap();
+    let keys = "config_start_sec=0\nconfig_log_stderr=separate";
+    s.script("web", &format!("{keys}\necho error >&2\nexec sleep 1000000"));
+    s.reraise(&["start", "web"]).expect(0);
+    wait_for("it to be refused", || {
+        let said = s.ok(&["status", "--long", "web"]);
+        said.contains("permission denied, 1 lines were dropped")
+    });
+    assert_eq!(fs::read_dir(&trap).unwrap().count(), 0);
+    s.ok(&["stop", "web"]);
 }
 
 #[test]

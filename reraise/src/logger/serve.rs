@@ -18,6 +18,7 @@ use super::request;
 use super::side::{Moment, Shared};
 use super::stream::{self, Found, PIPES, Pipe, Stream};
 use crate::backend::native::{self, EventQueue, QueueEvent};
+use crate::error::reason;
 use crate::lock::{self, Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
@@ -64,6 +65,8 @@ struct Logger {
     active: Option<Instant>,
     /// Services that could not be listened to.
     unheard: Option<Instant>,
+    /// That was said.
+    has_complained: bool,
 }
 
 /// Serves until the keeper has gone and no service is left, or another logger wants
@@ -93,6 +96,7 @@ pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
         after: After::default(),
         active: None,
         unheard: None,
+        has_complained: false,
     };
     logger.look_at_all();
     logger.serve()
@@ -168,8 +172,15 @@ impl Logger {
     }
 
     fn look_at_all(&mut self) {
-        for entry in fs::read_dir(self.state.join("s")).into_iter().flatten().flatten() {
-            if let Ok(name) = ServiceName::new(&entry.file_name()) {
+        let entries = match fs::read_dir(self.state.join("s")) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(e) => return self.look_again("logger", &e),
+        };
+        // First, so that its descriptor is free again.
+        let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+        for name in names {
+            if let Ok(name) = ServiceName::new(&name) {
                 self.look_at(&name);
             }
         }
@@ -177,7 +188,10 @@ impl Logger {
 
     fn look_at(&mut self, name: &ServiceName) {
         let own = self.state.join("s").join(name.as_str());
-        let found = stream::look(&own);
+        let found = match stream::look(&own) {
+            Ok(found) => found,
+            Err(e) => return self.look_again(name.as_str(), &e),
+        };
         let mut left = None;
         let number = match (self.numbers.get(name), found) {
             (Some(&number), _) => number,
@@ -227,11 +241,16 @@ impl Logger {
 
     /// It is tried again in a moment; until then it is heard by nobody.
     fn cannot_hear(&mut self, name: &ServiceName, number: u64, error: &io::Error) {
-        if self.unheard.is_none() {
-            messages::say(name.as_str(), &format!("its output cannot be read: {error}"));
+        self.drop_stream(number);
+        self.look_again(name.as_str(), error);
+    }
+
+    /// All services are looked at again in a moment.
+    fn look_again(&mut self, about: &str, error: &io::Error) {
+        if !std::mem::replace(&mut self.has_complained, true) {
+            messages::say(about, &format!("its output cannot be read: {}", reason(error)));
         }
         self.streams.values_mut().for_each(Stream::close);
-        self.drop_stream(number);
         self.unheard = Some(Instant::now() + SHORTAGE);
     }
 
@@ -308,6 +327,7 @@ impl Logger {
         if self.unheard.is_some_and(|again| again <= now) {
             self.unheard = None;
             self.look_at_all();
+            self.has_complained = self.unheard.is_some();
         }
         if self.active.is_some_and(|active| active + REST <= now) {
             self.active = None;

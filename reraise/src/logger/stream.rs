@@ -1,6 +1,7 @@
 //! The output of one service: its pipes, its logs, and which run is speaking.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::backend::{Exit, native};
 use crate::history::{deaths, tails};
 use crate::messages;
 use crate::name::ServiceName;
-use crate::slot::{self, Phase, Slot};
+use crate::slot::{self, Phase, Slot, SlotFile};
 
 /// How often script and log are looked at while output flows.
 const LOOK: Duration = Duration::from_secs(1);
@@ -67,9 +68,17 @@ pub(super) enum Found {
 }
 
 /// What the slot of a service says about its output.
-pub(super) fn look(own: &Path) -> Found {
-    let Some(slot) = slot::read(&own.join("run")) else { return Found::Over };
-    found(&slot)
+///
+/// # Errors
+/// When it cannot be read just now, which says nothing about the service.
+pub(super) fn look(own: &Path) -> io::Result<Found> {
+    match SlotFile::open_to_read(&own.join("run")) {
+        Ok(file) => Ok(file.read().map_or(Found::Over, |slot| found(&slot))),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Found::Over)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// The last run of a service that has none now, if its output was kept.
@@ -155,7 +164,7 @@ impl Stream {
 
     /// Takes note of what the slot says. The pipes that are to be listened on from now
     /// on come back.
-    pub(super) fn learn(&mut self, found: Found, moment: Moment) -> std::io::Result<Vec<Pipe>> {
+    pub(super) fn learn(&mut self, found: Found, moment: Moment) -> io::Result<Vec<Pipe>> {
         let mut opened = Vec::new();
         self.is_over = found == Found::Over;
         self.is_between = !matches!(found, Found::Open(..));
@@ -174,7 +183,7 @@ impl Stream {
                             *place = Some(file);
                             opened.push(pipe);
                         }
-                        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                         Err(e) => return Err(e),
                     }
                 }

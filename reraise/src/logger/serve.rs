@@ -130,7 +130,7 @@ fn take_over(queue: &mut EventQueue, lock: &LockFile) -> io::Result<bool> {
 impl Logger {
     fn serve(&mut self) -> io::Result<()> {
         loop {
-            if self.keeper.is_none() && self.streams.is_empty() && self.after.is_idle() {
+            if self.keeper.is_none() && (self.is_idle() || !self.state.exists()) {
                 return Ok(());
             }
             let now = Instant::now();
@@ -146,6 +146,10 @@ impl Logger {
                 None => self.on_deadline(),
             }
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.streams.is_empty() && self.after.is_idle()
     }
 
     fn deadline(&self) -> Option<Instant> {

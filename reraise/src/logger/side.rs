@@ -429,6 +429,8 @@ impl Side {
             let removed = self.make_room(rules).unwrap_or(0);
             if removed > 0 {
                 report.removed_bytes += removed;
+                // A rotation may have come half-way.
+                self.close();
                 return Flow::More;
             }
         }

@@ -362,7 +362,9 @@ impl Stream {
         if self.report == *before {
             return;
         }
-        let is_early = when.is_some_and(|when| moment.now.duration_since(when) < REPORT);
+        // Of what is over, this may be the last time.
+        let is_early =
+            !self.is_over && when.is_some_and(|when| moment.now.duration_since(when) < REPORT);
         let is_urgent = self.report.trouble != before.trouble;
         if is_early && !is_urgent {
             return;

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use super::{count_in_order, find_logger, kill_logger, rotated, whole};
-use crate::support::{Sandbox, is_root, signal, skip_unless_root, skipped, wait_for};
+use super::{count_in_order, find_logger, kill_logger, logger, rotated, whole};
+use crate::support::{Sandbox, is_root, signal, skip_unless_root, skipped, wait_for, wait_gone};
 
 /// A file system of its own, in memory; it is gone when this is dropped.
 struct Mount(PathBuf);
@@ -182,6 +182,45 @@ fn log_full_block_loses_nothing() {
         }
         assert_eq!(count_in_order(&numbers), 600_000, "{time}");
     }
+}
+
+#[test]
+fn where_no_file_can_be_made_a_rotation_makes_room_and_goes_on() {
+    let s = Sandbox::new();
+    let place = s.at("small");
+    let Some(_small) = Mount::new(&place, "8m,nr_inodes=9") else { return };
+    let keys =
+        format!("config_log={}/log\nconfig_log_size=1k\nconfig_log_keep=1000", place.display());
+    let done = counter(&s, &keys, 5000);
+    s.up("web");
+    assert_eq!(done.line(), "done");
+    let log = place.join("log");
+    wait_for("the last line", || whole(&log).ends_with(b"\n5000\n"));
+    let text = String::from_utf8(whole(&log)).unwrap();
+    assert!(!text.contains("dropped"), "{text}");
+    let numbers: Vec<usize> = text.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(numbers.len() > 200 && numbers.windows(2).all(|two| two[1] == two[0] + 1));
+    s.ok(&["stop", "web"]);
+}
+
+#[test]
+fn a_logger_that_nobody_can_find_any_more_ends() {
+    let s = Sandbox::new();
+    let place = s.at("small");
+    let Some(_small) = Mount::new(&place, "64k") else { return };
+    let keys = format!("config_log={}/log\nconfig_log_full=block", place.display());
+    s.script("web", &format!("config_start_sec=0\n{keys}\nwhile :; do echo line; done"));
+    s.up("web");
+    wait_for("the trouble to be known", || {
+        s.ok(&["status", "--long", "web"]).contains("no space left on device")
+    });
+    let logger = logger(&s);
+    s.ok(&["stop", "web"]);
+    wait_for("the keeper to end", || s.find_keeper().is_none());
+    // It waits for room.
+    assert_eq!(find_logger(&s), Some(logger));
+    fs::remove_dir_all(s.state()).unwrap();
+    wait_gone(logger);
 }
 
 #[test]

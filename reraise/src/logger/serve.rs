@@ -19,6 +19,7 @@ use super::request;
 use super::side::{Moment, Shared};
 use super::stream::{self, Found, PIPES, Pipe, Stream};
 use crate::backend::native::{self, EventQueue, QueueEvent};
+use crate::error::reason;
 use crate::lock::{self, Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
@@ -66,6 +67,8 @@ struct Logger {
     active: Option<Instant>,
     /// Services that could not be listened to.
     unheard: Option<Instant>,
+    /// That was said.
+    has_complained: bool,
 }
 
 /// Serves until the keeper has gone and no service is left, or another logger wants
@@ -93,6 +96,7 @@ pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
         after: After::default(),
         active: None,
         unheard: None,
+        has_complained: false,
     };
     logger.look_at_all();
     drop(held);
@@ -146,7 +150,7 @@ fn take_over(
 impl Logger {
     fn serve(&mut self) -> io::Result<()> {
         loop {
-            if self.keeper.is_none() && self.streams.is_empty() && self.after.is_idle() {
+            if self.keeper.is_none() && (self.is_idle() || !self.state.exists()) {
                 return Ok(());
             }
             let now = Instant::now();
@@ -162,6 +166,10 @@ impl Logger {
                 None => self.on_deadline(),
             }
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.streams.is_empty() && self.after.is_idle()
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -188,8 +196,15 @@ impl Logger {
     }
 
     fn look_at_all(&mut self) {
-        for entry in fs::read_dir(self.state.join("s")).into_iter().flatten().flatten() {
-            if let Ok(name) = ServiceName::new(&entry.file_name()) {
+        let entries = match fs::read_dir(self.state.join("s")) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(e) => return self.look_again("logger", &e),
+        };
+        // First, so that its descriptor is free again.
+        let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+        for name in names {
+            if let Ok(name) = ServiceName::new(&name) {
                 self.look_at(&name);
             }
         }
@@ -197,25 +212,34 @@ impl Logger {
 
     fn look_at(&mut self, name: &ServiceName) {
         let own = self.state.join("s").join(name.as_str());
-        let found = stream::look(&own);
+        let found = match stream::look(&own) {
+            Ok(found) => found,
+            Err(e) => return self.look_again(name.as_str(), &e),
+        };
+        let mut left = None;
         let number = match (self.numbers.get(name), found) {
             (Some(&number), _) => number,
-            (None, Found::Open(..)) => {
-                let number = self.next;
-                self.next += 1;
-                self.streams.insert(number, Stream::new(name.clone(), own));
-                self.numbers.insert(name.clone(), number);
-                number
-            }
             (None, Found::Between | Found::Over) => {
-                if request::is_there(&own) {
-                    request::answer(&own, &Ok(false));
+                left = stream::left(&own, name);
+                if left.is_none() {
+                    if request::is_there(&own) {
+                        request::answer(&own, &Ok(false));
+                    }
+                    return;
                 }
-                return;
+                self.add(name, own)
             }
+            (None, Found::Open(..)) => self.add(name, own),
         };
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        let learnt = stream.learn(found, Moment::now());
+        let moment = Moment::now();
+        // What has ended before we heard of it is heard of once more.
+        let learnt = match left {
+            Some((run, used)) => stream
+                .learn(Found::Open(run, used), moment)
+                .and_then(|opened| stream.learn(found, moment).map(|_| opened)),
+            None => stream.learn(found, moment),
+        };
         let opened = match learnt {
             Ok(opened) => opened,
             Err(e) => return self.cannot_hear(name, number, &e),
@@ -231,13 +255,26 @@ impl Logger {
         self.rotate_on_request(number);
     }
 
+    fn add(&mut self, name: &ServiceName, own: PathBuf) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.streams.insert(number, Stream::new(name.clone(), own));
+        self.numbers.insert(name.clone(), number);
+        number
+    }
+
     /// It is tried again in a moment; until then it is heard by nobody.
     fn cannot_hear(&mut self, name: &ServiceName, number: u64, error: &io::Error) {
-        if self.unheard.is_none() {
-            messages::say(name.as_str(), &format!("its output cannot be read: {error}"));
+        self.drop_stream(number);
+        self.look_again(name.as_str(), error);
+    }
+
+    /// All services are looked at again in a moment.
+    fn look_again(&mut self, about: &str, error: &io::Error) {
+        if !std::mem::replace(&mut self.has_complained, true) {
+            messages::say(about, &format!("its output cannot be read: {}", reason(error)));
         }
         self.streams.values_mut().for_each(Stream::close);
-        self.drop_stream(number);
         self.unheard = Some(Instant::now() + SHORTAGE);
     }
 
@@ -314,6 +351,7 @@ impl Logger {
         if self.unheard.is_some_and(|again| again <= now) {
             self.unheard = None;
             self.look_at_all();
+            self.has_complained = self.unheard.is_some();
         }
         if self.active.is_some_and(|active| active + REST <= now) {
             self.active = None;

@@ -182,6 +182,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         published: None,
         memory_kills: None,
         unwritten: Unwritten::default(),
+        asked: None,
         events: String::new(),
         _lock: lock,
     });

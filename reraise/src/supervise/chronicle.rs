@@ -51,6 +51,9 @@ pub(super) fn known(files: &Files, run: u64) -> Option<Exit> {
 impl<B: ProcessBackend> Worker<B> {
     /// Writes down what has gathered.
     pub(super) fn write_events(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            let _ = asked.write(&self.files.file("asked"));
+        }
         if self.events.is_empty() {
             return;
         }
@@ -85,7 +88,7 @@ impl<B: ProcessBackend> Worker<B> {
     fn note_found(&mut self, exit: Exit, task: &Task) {
         // Asked for, and its worker was killed before it could write that down.
         let was_asked = || {
-            let asked = Asked::read(&self.files.file("asked"));
+            let asked = self.last_asked();
             let ended = self.when_left().unwrap_or_else(now);
             asked.is_some_and(|asked| asked.time <= ended)
         };
@@ -169,8 +172,9 @@ impl<B: ProcessBackend> Worker<B> {
     /// We take over what another worker has left.
     #[inline(never)]
     pub(super) fn note_beginning(&mut self, task: &Task, then: Beginning, remains: Remains) {
-        if let Task::Leave { .. } = task {
-            self.note_asked("leave");
+        match task {
+            Task::Leave { .. } => self.note_asked("leave"),
+            _ => self.asked = self.link.take_asked(),
         }
         if let Remains::Dead(exit) = remains {
             // At the gate, which its launcher never opened: no run.
@@ -190,7 +194,11 @@ impl<B: ProcessBackend> Worker<B> {
 
     /// Nobody has asked but a signal, or the end of the keeper.
     pub(super) fn note_asked(&mut self, verb: &str) {
-        let _ = Asked::note(&self.files.file("asked"), verb, "");
+        self.asked = Some(Asked::now(verb, ""));
+    }
+
+    fn last_asked(&self) -> Option<Asked> {
+        self.asked.clone().or_else(|| Asked::read(&self.files.file("asked")))
     }
 
     /// Composes what a step of the machine has changed.
@@ -218,7 +226,7 @@ impl<B: ProcessBackend> Worker<B> {
             }
             State::Stopping { again, .. } => {
                 let kind = if again { Kind::Restarting } else { Kind::Stopping };
-                let asked = Asked::read(&self.files.file("asked"));
+                let asked = self.last_asked();
                 let who = asked.map_or_else(String::new, |a| format!("asked={} {}", a.verb, a.who));
                 self.event(kind, who.trim_end());
             }

@@ -84,13 +84,13 @@ const INVISIBLE_TOO: [libc::c_long; 7] = [
 const INVISIBLE_TOO: [libc::c_long; 0] = [];
 
 /// A process that we hold by ptrace(2).
-struct Traced(Pid);
+pub(crate) struct Traced(Pid);
 
 /// A call that is about to be made.
 #[derive(Debug, Clone, Copy)]
-struct Call {
-    number: libc::c_long,
-    arguments: [u64; 6],
+pub(crate) struct Call {
+    pub(crate) number: libc::c_long,
+    pub(crate) arguments: [u64; 6],
 }
 
 impl Call {
@@ -120,7 +120,7 @@ enum Next {
 
 /// What became of whoever was to be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     Killed,
     /// It was through before.
     Through,
@@ -140,7 +140,7 @@ impl Traced {
     }
 
     /// The same, and it stands still.
-    fn stop(pid: i32) -> Option<Self> {
+    pub(crate) fn stop(pid: i32) -> Option<Self> {
         let traced = Self::seize(pid, Options::empty())?;
         ptrace::interrupt(traced.0).unwrap();
         waitpid(traced.0, Some(WaitPidFlag::__WALL)).unwrap();
@@ -222,11 +222,21 @@ impl Traced {
 
     /// Kills it before it makes a visible call for the n-th time, unless it has had
     /// enough before.
-    fn kill_at(&self, calls: usize, mut is_enough: impl FnMut() -> bool) -> End {
+    fn kill_at(&self, calls: usize, is_enough: impl FnMut() -> bool) -> End {
+        self.kill_at_one(Call::is_visible, calls, is_enough)
+    }
+
+    /// The same for calls of some kind.
+    pub(crate) fn kill_at_one(
+        &self,
+        is_one: impl Fn(&Call) -> bool,
+        calls: usize,
+        mut is_enough: impl FnMut() -> bool,
+    ) -> End {
         let mut left = calls;
         loop {
             match self.next(true, &mut is_enough) {
-                Next::Call(call) if !call.is_visible() => {}
+                Next::Call(call) if !is_one(&call) => {}
                 Next::Call(_) if left > 0 => left -= 1,
                 Next::Call(_) => {
                     kill(self.0, Signal::SIGKILL).unwrap();

@@ -8,7 +8,9 @@ use reraise::backend::Exit;
 use reraise::history::deaths::{self, Cause, Death};
 use reraise::record::Phase;
 
-use crate::support::{SLEEPER, Sandbox, signal, wait_for, wait_gone};
+use crate::support::{
+    SLEEPER, Sandbox, as_ordinary, signal, skip_unless_root, wait_for, wait_gone,
+};
 
 /// Ends of runs that are remembered, the oldest first.
 fn deaths(s: &Sandbox, name: &str) -> Vec<Death> {
@@ -277,4 +279,43 @@ fn what_was_killed_for_memory() {
     signal(pid, Signal::SIGKILL);
     let all = wait_deaths(&s, "hand", 1);
     assert!(!all[0].is_for_memory, "{all:?}");
+}
+
+#[test]
+fn workers_that_keep_failing_are_named() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    s.up("web");
+    let worker = s.worker("web");
+    // No worker can take this for a lock.
+    let lock = s.state().join("s/web/lock");
+    fs::rename(&lock, s.at("lock")).unwrap();
+    fs::create_dir(&lock).unwrap();
+    signal(worker, Signal::SIGKILL);
+    wait_for("the third failure", || s.messages().contains("has failed 3 times"));
+    let text = why(&s, "web");
+    says(&text, &["nobody watches it", "its worker has failed ", "another worker comes in "]);
+    says(&text, &["# says why", "reraise doctor"]);
+    fs::remove_dir(&lock).unwrap();
+    fs::rename(s.at("lock"), &lock).unwrap();
+    s.ok(&["start", "web"]);
+    wait_for("another worker", || s.find_worker("web").is_some_and(|new| new != worker));
+}
+
+#[test]
+fn what_is_anothers_is_said_to_be() {
+    if skip_unless_root("another user") {
+        return;
+    }
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    let pid = s.up("web");
+    let reraise = s.public_programs();
+    let done = s.run(as_ordinary(s.program(reraise).args(["why", "web"])));
+    let done = done.expect(0);
+    let text = done.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    let running = format!("pid {pid}");
+    says(&text, &["web: running for", &running, "wanted known to its owner alone"]);
+    says(&text, &["sudo -u root reraise why web # knows more"]);
+    assert!(!text.contains("happened"), "{text}");
 }

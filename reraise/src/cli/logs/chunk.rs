@@ -12,6 +12,9 @@ use super::filter::Grep;
 /// Of a longer line, pieces are shown, and only the first is searched.
 pub(super) const LINE_MAX: usize = 64 << 20;
 
+/// What is read beyond the lines that are wanted.
+const MORE: u64 = 1 << 10;
+
 /// What is read at once to find the end of a line.
 const STEP: usize = 64 << 10;
 
@@ -74,25 +77,27 @@ impl Chunk {
         }
         let before = u64::from(from > 0 && !is_start);
         self.base = from - before;
-        self.read(file, 0, (to - self.base) as usize)?;
-        let got = self.bytes.len();
+        // With a little more, where the last line often ends.
+        let wanted = (to - self.base) as usize;
+        self.read(file, 0, wanted + (end - to).min(MORE) as usize)?;
+        let got = wanted.min(self.bytes.len());
         if got as u64 <= before {
             return Ok(());
         }
-        let cuts = file.index.cuts(from..to)?;
+        let cuts = file.cuts(from..to)?;
         let start = if is_start || from == 0 || self.bytes[0] == b'\n' {
             before as usize
         } else {
-            let line = memchr(b'\n', &self.bytes).map_or(got, |at| at + 1);
+            let line = memchr(b'\n', &self.bytes[..got]).map_or(got, |at| at + 1);
             line.min(cuts.first().map_or(got, |cut| (cut - self.base) as usize))
         };
         if start >= got {
             return Ok(());
         }
-        self.complete(file, end)?;
+        self.complete(file, got, end)?;
         let mut stop = self.bytes.len();
         if stop > got {
-            let beyond = file.index.cuts(to..self.base + stop as u64)?;
+            let beyond = file.cuts(to..self.base + stop as u64)?;
             stop = beyond.first().map_or(stop, |cut| (cut - self.base) as usize);
         }
         self.next = self.base + stop as u64;
@@ -118,25 +123,30 @@ impl Chunk {
         Ok(())
     }
 
-    /// Reads on to the end of the last line.
-    fn complete(&mut self, file: &LogFile, end: u64) -> io::Result<()> {
-        let mut have = self.bytes.len();
-        while self.bytes.last() != Some(&b'\n') {
+    /// Reads on to the end of the last line that begins in the first bytes.
+    fn complete(&mut self, file: &LogFile, first: usize, end: u64) -> io::Result<()> {
+        if self.bytes[first - 1] == b'\n' {
+            self.bytes.truncate(first);
+            return Ok(());
+        }
+        let mut seen = first;
+        loop {
+            let have = self.bytes.len();
+            if let Some(at) = memchr(b'\n', &self.bytes[seen..]) {
+                self.bytes.truncate(seen + at + 1);
+                return Ok(());
+            }
             if have >= LINE_MAX {
                 self.is_cut_short = true;
-                break;
+                return Ok(());
             }
             let left = end.saturating_sub(self.base + have as u64);
             self.read(file, have, (STEP as u64).min(left) as usize)?;
             if self.bytes.len() == have {
-                break;
+                return Ok(());
             }
-            if let Some(at) = memchr(b'\n', &self.bytes[have..]) {
-                self.bytes.truncate(have + at + 1);
-            }
-            have = self.bytes.len();
+            seen = have;
         }
-        Ok(())
     }
 
     /// The next line, or the next that is searched for.

@@ -5,17 +5,21 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use reraise::logger::index::{self, Entry, Mark, SIZE};
 
-/// Entries that are read at once.
+/// Entries that are read at once; fewer at first.
 const WINDOW: u64 = 1024;
+const WINDOW_MIN: u64 = 64;
 
 /// A file, and which it is.
 pub(super) struct LogFile {
     file: File,
     pub(super) id: (u64, u64),
     pub(super) index: Index,
+    /// See [`Self::prepare`].
+    cuts: OnceLock<(u64, Vec<u64>)>,
 }
 
 /// Device and inode: what a rename leaves.
@@ -37,11 +41,32 @@ impl LogFile {
         let id = id(&file.metadata()?);
         // Without an index all is shown, only when it was said is not known.
         let index = Index { file: open(&index::path_of(path)).ok() };
-        Ok(Self { file, id, index })
+        Ok(Self { file, id, index, cuts: OnceLock::new() })
     }
 
     pub(super) fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    /// Notes all cuts, when the whole file is to be read, and not only a part.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        if self.cuts.get().is_none() {
+            let size = self.size()?;
+            // Another thread may have been quicker.
+            let _ = self.cuts.set((size, self.index.cuts(0..size)?));
+        }
+        Ok(())
+    }
+
+    /// Where, in a range, one run ends or begins: a line never goes on there.
+    pub(super) fn cuts(&self, bytes: Range<u64>) -> io::Result<Vec<u64>> {
+        match self.cuts.get() {
+            Some((size, cuts)) if bytes.end <= *size => {
+                let place = |offset| cuts.partition_point(|&cut| cut < offset);
+                Ok(cuts[place(bytes.start)..place(bytes.end)].to_vec())
+            }
+            _ => self.index.cuts(bytes),
+        }
     }
 
     /// When it was last written to, in microseconds since 1970.
@@ -135,9 +160,7 @@ impl Index {
         Ok(low)
     }
 
-    /// Where, from a place on and before another, one run ends or begins: a line never
-    /// goes on there.
-    pub(super) fn cuts(&self, bytes: Range<u64>) -> io::Result<Vec<u64>> {
+    fn cuts(&self, bytes: Range<u64>) -> io::Result<Vec<u64>> {
         let mut found = Vec::new();
         let count = self.count()?;
         let mut at = Cursor::new(self.first(0..count, |offset, _| offset >= bytes.start)?, count);
@@ -179,7 +202,8 @@ impl Cursor {
         while self.at < self.end {
             if self.at >= self.start + self.window.len() as u64 {
                 self.start = self.at;
-                self.window = index.entries(self.at..self.end.min(self.at + WINDOW))?;
+                let more = (self.window.len() as u64 * 4).clamp(WINDOW_MIN, WINDOW);
+                self.window = index.entries(self.at..self.end.min(self.at + more))?;
                 if self.window.is_empty() {
                     return Ok(None);
                 }
@@ -201,7 +225,8 @@ impl Cursor {
     pub(super) fn back(&mut self, index: &Index) -> io::Result<Option<Entry>> {
         while self.at > 0 {
             if self.at <= self.start || self.window.is_empty() {
-                self.start = self.at.saturating_sub(WINDOW);
+                let more = (self.window.len() as u64 * 4).clamp(WINDOW_MIN, WINDOW);
+                self.start = self.at.saturating_sub(more);
                 self.window = index.entries(self.start..self.at)?;
             }
             self.at -= 1;

@@ -29,6 +29,8 @@ struct Held {
     /// What is shown already.
     offset: u64,
     entry: u64,
+    /// How it begins.
+    head: Vec<u8>,
 }
 
 impl Tail {
@@ -46,7 +48,7 @@ impl Tail {
                 (span.to, span.end) = (span.to.min(offset), span.end.min(offset));
                 span.last = span.last.min(entry).max(span.first);
             }
-            held = Some(Held { file: Arc::clone(file), offset, entry });
+            held = Some(Held { offset, entry, ..Held::new(Arc::clone(file)) });
         }
         let newest = log.newest.clone();
         Ok(Self { origin, held, newest, began: (0, 0) })
@@ -122,27 +124,31 @@ impl Tail {
             newest = Some(name);
         }
         self.newest = newest;
-        self.held = current.map(|file| Held { file, offset: 0, entry: 0 });
-        let done = |file| Held { file, offset: 0, entry: 0 }.more(true);
-        between.into_iter().map(done).collect()
+        self.held = current.map(Held::new);
+        between.into_iter().map(|file| Held::new(file).more(true)).collect()
     }
 }
 
 impl Held {
+    fn new(file: Arc<LogFile>) -> Self {
+        Self { file, offset: 0, entry: 0, head: Vec::new() }
+    }
+
     /// What has come; with what is no whole line only if nothing comes to it any more.
     fn more(&mut self, is_final: bool) -> io::Result<Span> {
         let size = self.file.size()?;
         let count = self.file.index.count()?;
-        if size < self.offset {
-            self.entry = self.entry.min(count);
-            let last = count.checked_sub(1).map(|last| self.file.index.offset(last)).transpose()?;
-            if last.is_some_and(|last| last <= size) {
-                // Its logger has taken the end back, to write it once more.
-                self.offset = size;
-            } else {
-                // Somebody has emptied it; what the index says of it is no longer so.
-                (self.offset, self.entry) = (0, count);
-            }
+        let mut head = vec![0; HEAD.min(size as usize)];
+        let got = self.file.read(&mut head, 0)?;
+        head.truncate(got);
+        if size >= self.offset {
+            self.head = head;
+        } else if head.starts_with(&self.head) {
+            // Its logger has taken the end back, to write the same once more.
+            return Ok(self.span(self.offset, self.entry));
+        } else {
+            // Somebody has emptied it; what the index says of it is no longer so.
+            *self = Self { entry: count, ..Self::new(Arc::clone(&self.file)) };
         }
         let to = if is_final { size } else { whole(&self.file, self.offset, size)? };
         let last = if is_final {
@@ -150,11 +156,19 @@ impl Held {
         } else {
             self.file.index.first(self.entry..count.max(self.entry), |offset, _| offset > to)?
         };
+        Ok(self.span(to, last))
+    }
+
+    /// From what is shown already to these, which are then.
+    fn span(&mut self, to: u64, last: u64) -> Span {
         let (from, first) = (self.offset, self.entry);
         (self.offset, self.entry) = (to, last);
-        Ok(Span { file: Arc::clone(&self.file), from, to, end: to, first, last })
+        Span { file: Arc::clone(&self.file), from, to, end: to, first, last }
     }
 }
+
+/// Bytes by which a file is known that was not emptied.
+const HEAD: usize = 64;
 
 /// Bytes that are looked at at once.
 const STEP: u64 = 16 << 10;

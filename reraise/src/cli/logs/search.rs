@@ -61,6 +61,7 @@ impl Pool {
 
 fn find(chunk: &mut Chunk, span: &Span, grep: &Grep) -> io::Result<Found> {
     let mut found = Found::default();
+    span.file.prepare()?;
     chunk.load(&span.file, (span.from, span.to, span.end), false)?;
     while let Some(line) = chunk.next_line(Some(grep)) {
         found.text.extend_from_slice(chunk.text(line));

@@ -221,6 +221,29 @@ fn log_after_is_run_for_each_file_and_again_after_a_failure() {
 }
 
 #[test]
+fn log_after_sees_what_is_not_kept_and_no_signal_is_blocked_for_it() {
+    let s = Sandbox::new();
+    let seen = s.fifo("seen");
+    let after = s.at("after");
+    let text =
+        format!("#!/bin/sh\necho $(grep SigBlk /proc/$$/status) $(cat \"$1\") >{}\n", seen.shown());
+    crate::support::write_program(&after, &text);
+    let keys = "config_start_sec=0\nconfig_log_size=5\nconfig_log_keep=0";
+    s.script(
+        "web",
+        &format!(
+            "{keys}\nconfig_log_after={}\necho word\necho more\nexec sleep 1000000",
+            after.display()
+        ),
+    );
+    s.up("web");
+    let blocked = if cfg!(target_os = "linux") { "SigBlk: 0000000000000000 " } else { "" };
+    assert_eq!(seen.line(), format!("{blocked}word"));
+    wait_for("it to be gone", || rotated(&s.l.join("web")).is_empty());
+    assert_eq!(s.log("web"), "more\n");
+}
+
+#[test]
 fn an_edit_that_makes_no_sense_is_said_and_changes_nothing() {
     let echo = Echo::new("config_log_time=epoch");
     let last = |e: &Echo| {

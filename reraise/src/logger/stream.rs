@@ -396,7 +396,7 @@ impl Stream {
     }
 
     /// Rotates its logs; whether there was anything in them.
-    pub(super) fn rotate(&mut self, moment: Moment) -> std::io::Result<bool> {
+    pub(super) fn rotate(&mut self, moment: Moment) -> io::Result<bool> {
         let rules = self.rules(moment);
         let mut has_rotated = self.sides[0].rotate(&rules, moment)?;
         if self.used.is_split {

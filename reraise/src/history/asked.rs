@@ -3,7 +3,7 @@
 //! passes it on with each request, and the worker writes it when it has done what was
 //! asked for.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -65,7 +65,10 @@ impl Asked {
     /// What was kept last.
     #[must_use]
     pub fn read(path: &Path) -> Option<Self> {
-        let bytes = fs::read(path).ok().filter(|bytes| bytes.len() == SIZE)?;
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let mut bytes = [0; SIZE];
+        options.open(path).ok()?.read_exact_at(&mut bytes, 0).ok()?;
         Self::from_line(str::from_utf8(&bytes).ok()?.strip_suffix('\n')?.trim_end())
     }
 
@@ -84,6 +87,8 @@ fn safe(who: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

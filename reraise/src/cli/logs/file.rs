@@ -53,7 +53,7 @@ impl LogFile {
         if self.cuts.get().is_none() {
             let size = self.size()?;
             // Another thread may have been quicker.
-            let _ = self.cuts.set((size, self.index.cuts(0..size)?));
+            let _ = self.cuts.set((size, self.index.all_cuts()?));
         }
         Ok(())
     }
@@ -158,6 +158,26 @@ impl Index {
             }
         }
         Ok(low)
+    }
+
+    /// All cuts, as fast as they can be read.
+    fn all_cuts(&self) -> io::Result<Vec<u64>> {
+        let (mut found, mut at) = (Vec::new(), 0);
+        let Some(file) = &self.file else { return Ok(found) };
+        let mut bytes = vec![0; 64 << 10];
+        loop {
+            let got = file.read_at(&mut bytes, at)? / SIZE * SIZE;
+            let (entries, _) = bytes[..got].as_chunks::<SIZE>();
+            let output = Entry { offset: 0, time: 0, run: 0, mark: Mark::Output }.encode()[24];
+            let others = entries.iter().filter(|entry| entry[24] != output);
+            let cuts = others.filter_map(Entry::decode).filter(|entry| is_cut(entry.mark));
+            found.extend(cuts.map(|entry| entry.offset));
+            if got == 0 {
+                found.dedup();
+                return Ok(found);
+            }
+            at += got as u64;
+        }
     }
 
     fn cuts(&self, bytes: Range<u64>) -> io::Result<Vec<u64>> {

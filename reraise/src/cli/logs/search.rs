@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::chunk::{Chunk, Span};
 use super::filter::Grep;
 
-/// Bytes of a piece.
-const PIECE: u64 = 512 << 10;
+/// Bytes of a piece, and those of it that are read at once: so many stay near the
+/// processor until they are searched.
+const PIECE: u64 = 1 << 20;
+const READ: u64 = 96 << 10;
 /// More do not help: the memory is not faster.
 const THREADS_MAX: usize = 8;
 
@@ -62,10 +64,15 @@ impl Pool {
 fn find(chunk: &mut Chunk, span: &Span, grep: &Grep) -> io::Result<Found> {
     let mut found = Found::default();
     span.file.prepare()?;
-    chunk.load(&span.file, (span.from, span.to, span.end), false)?;
-    while let Some(line) = chunk.next_line(Some(grep)) {
-        found.text.extend_from_slice(chunk.text(line));
-        found.lines.push((line.offset, found.text.len()));
+    let (mut at, mut is_start) = (span.from, false);
+    while at < span.to {
+        let to = span.to.min(at + READ);
+        chunk.load(&span.file, (at, to, span.end), is_start)?;
+        while let Some(line) = chunk.next_line(Some(grep)) {
+            found.text.extend_from_slice(chunk.text(line));
+            found.lines.push((line.offset, found.text.len()));
+        }
+        (at, is_start) = (chunk.next, is_start || !chunk.is_empty());
     }
     Ok(found)
 }

@@ -236,6 +236,16 @@ impl Cursor {
         Ok(None)
     }
 
+    /// Goes past those that an other one replaces before an offset.
+    pub(super) fn skip_to(&mut self, index: &Index, offset: u64) -> io::Result<()> {
+        let next = self.window.last().copied().flatten();
+        if self.at < self.end && next.is_none_or(|last| last.offset <= offset) {
+            let after = index.first(self.at..self.end, |other, _| other > offset)?;
+            self.at = self.at.max(after.saturating_sub(1));
+        }
+        Ok(())
+    }
+
     /// Goes past the next one.
     pub(super) fn step(&mut self) {
         self.at += 1;

@@ -19,6 +19,8 @@ want musl-gcc musl-tools
 want python3 python3
 want shellcheck shellcheck
 want strace strace
+want bindfs bindfs
+want fusermount3 fuse3
 want nginx nginx-light
 want redis-server redis-server
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)

@@ -32,7 +32,7 @@ def kind_of(index, count):
 class Action:
     after: float            # seconds since the one before
     what: str               # kill, halt, resume, command, everything, measure
-    role: str = ""          # keeper, worker, service, kid
+    role: str = ""          # keeper, logger, worker, service, kid
     name: str = ""
     words: tuple = ()       # of a command
     names: tuple = ()       # the services that it is about
@@ -61,7 +61,7 @@ class Planner:
             (22, self.one_worker), (10, self.one_keeper), (8, self.some_workers),
             (10, self.keeper_and_workers), (6, self.keeper_again_and_again),
             (10, self.some_services), (10, self.pairs), (3, self.kids),
-            (6, self.commands), (18, self.commands_and_kills), (4, self.storm),
+            (4, self.loggers), (6, self.commands), (18, self.commands_and_kills), (4, self.storm),
             (2, self.everything), (3, self.start_all),
         ]
         if "stop" in self.features:
@@ -97,6 +97,15 @@ class Planner:
         actions.insert(rng.randint(0, len(actions)), Action(self.gap(rng), "kill", "keeper"))
         return actions
 
+    def loggers(self, rng):
+        """Together with whom it works for."""
+        actions = [Action(self.gap(rng, 0.01), "kill", "logger")
+                   for _ in range(rng.randint(1, 4))]
+        for role in rng.sample(["keeper", "worker", "service"], rng.randint(0, 2)):
+            action = Action(self.gap(rng), "kill", role, rng.choice(self.names))
+            actions.insert(rng.randint(0, len(actions)), action)
+        return actions
+
     def keeper_again_and_again(self, rng):
         return [Action(self.gap(rng, 0.01), "kill", "keeper") for _ in range(rng.randint(2, 8))]
 
@@ -125,7 +134,7 @@ class Planner:
         return actions
 
     def storm(self, rng):
-        roles = ["keeper", "worker", "worker", "worker", "service", "service", "kid"]
+        roles = ["keeper", "logger", "worker", "worker", "worker", "service", "service", "kid"]
         return [Action(self.gap(rng, 0.005), "kill", rng.choice(roles), rng.choice(self.names))
                 for _ in range(rng.randint(15, 40))]
 

@@ -21,7 +21,7 @@ class Process:
     ppid: int
     state: str
     start: int          # ticks since boot
-    role: str           # keeper, worker, service, command, other
+    role: str           # keeper, logger, worker, service, command, other
     name: str           # of the service, or ""
 
     @property
@@ -140,6 +140,8 @@ class World:
         if program.startswith(self.mark):
             if base == b"auto-reraise":
                 name = text[0].partition("auto-reraise ")[2]
+                if name == "(logger)":
+                    return "logger", ""
                 return ("worker", name) if name in self.runs else ("keeper", "")
             if base == b"service":
                 return "service", text[2] if len(text) > 2 else ""
@@ -295,3 +297,7 @@ class Lines:
                 left.append((run.key, seen, done, begun))
         self.unchecked = later
         return left
+
+    def forgive(self, live):
+        """What the others said last may be gone."""
+        self.unchecked = [run for run in self.unchecked if run in live]

@@ -62,6 +62,9 @@ pub struct Queue<I> {
     early: Vec<Signal>,
     watched: BTreeMap<i32, Watched>,
     readable: BTreeMap<RawFd, u64>,
+    /// See [`Self::watch_pipe`].
+    #[cfg(target_os = "macos")]
+    pipes: BTreeMap<RawFd, u64>,
     system: PhantomData<I>,
 }
 
@@ -109,6 +112,8 @@ impl<I: Identify> Queue<I> {
             early,
             watched: BTreeMap::new(),
             readable: BTreeMap::new(),
+            #[cfg(target_os = "macos")]
+            pipes: BTreeMap::new(),
             system: PhantomData,
         })
     }
@@ -189,8 +194,30 @@ impl<I: Identify> Queue<I> {
         Ok(())
     }
 
+    /// The same for a named pipe that is held open for writing as well.
+    ///
+    /// macOS wakes kevent(2), and so poll(2), only when a write(2) to it is done; one
+    /// that is longer than the pipe and waits for its reader would wait for ever.
+    /// select(2) is woken by each piece (bsd/miscfs/fifofs/fifo_vnops.c of xnu).
+    ///
+    /// # Errors
+    /// As `kevent(2)`.
+    pub fn watch_pipe(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        #[cfg(not(target_os = "macos"))]
+        return self.watch_readable(fd, token);
+        #[cfg(target_os = "macos")]
+        {
+            self.pipes.insert(fd.as_raw_fd(), token);
+            Ok(())
+        }
+    }
+
     /// Takes back [`Self::watch_readable`]; to be called before it is closed.
     pub fn forget_readable(&mut self, fd: BorrowedFd<'_>) {
+        #[cfg(target_os = "macos")]
+        if self.pipes.remove(&fd.as_raw_fd()).is_some() {
+            return;
+        }
         if self.readable.remove(&fd.as_raw_fd()).is_some() {
             self.delete(fd.as_raw_fd() as usize, EventFilter::EVFILT_READ);
         }
@@ -212,7 +239,14 @@ impl<I: Identify> Queue<I> {
             }
             let left = end.map(|e| e.saturating_duration_since(Instant::now()));
             let mut one = [change(0, EventFilter::EVFILT_READ, EvFlags::empty())];
-            match self.kqueue.kevent(&[], &mut one, self.nap(left)) {
+            let nap = self.nap(left);
+            #[cfg(target_os = "macos")]
+            let nap = match self.select(nap) {
+                Some(token) => return Ok(Some(Event::Readable(token))),
+                None if self.pipes.is_empty() => nap,
+                None => Some(timespec { tv_sec: 0, tv_nsec: 0 }),
+            };
+            match self.kqueue.kevent(&[], &mut one, nap) {
                 Ok(0) if end.is_some_and(|e| e <= Instant::now()) => return Ok(None),
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => {
@@ -223,6 +257,44 @@ impl<I: Identify> Queue<I> {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    /// Waits until a pipe or the kqueue has something (select(2) takes a kqueue, see
+    /// kqueue(2)), or the time is over; the token of a pipe that has. A descriptor above
+    /// those that select takes is said to have something now and then: whoever reads it
+    /// finds out.
+    #[cfg(target_os = "macos")]
+    fn select(&mut self, nap: Option<timespec>) -> Option<u64> {
+        const NOW_AND_THEN: Duration = Duration::from_millis(250);
+        if self.pipes.is_empty() {
+            return None;
+        }
+        let kqueue = self.kqueue.as_fd().as_raw_fd();
+        let is_within = |fd: RawFd| (fd as usize) < libc::FD_SETSIZE;
+        let (within, above): (Vec<RawFd>, Vec<RawFd>) =
+            self.pipes.keys().copied().chain([kqueue]).partition(|&fd| is_within(fd));
+        // SAFETY: all-zero is an empty set.
+        let mut set: libc::fd_set = unsafe { std::mem::zeroed() };
+        for &fd in &within {
+            // SAFETY: it is below FD_SETSIZE, and the set lives.
+            unsafe { libc::FD_SET(fd, &raw mut set) };
+        }
+        let nap = nap.map(|nap| Duration::new(nap.tv_sec as u64, nap.tv_nsec as u32));
+        let nap = nap.into_iter().chain((!above.is_empty()).then_some(NOW_AND_THEN)).min();
+        let mut time = nap.map(|nap| libc::timeval {
+            tv_sec: nap.as_secs() as _,
+            tv_usec: nap.subsec_micros() as _,
+        });
+        let time = time.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut);
+        let most = within.iter().copied().max().unwrap_or(0) + 1;
+        let null = std::ptr::null_mut;
+        // SAFETY: the set and the time live, and the other two are null.
+        let ready = unsafe { libc::select(most, &raw mut set, null(), null(), time) };
+        // SAFETY: below FD_SETSIZE.
+        let has = |fd: &RawFd| ready > 0 && unsafe { libc::FD_ISSET(*fd, &raw const set) };
+        let found = within.iter().find(|fd| **fd != kqueue && has(fd));
+        let found = found.or_else(|| above.iter().find(|fd| **fd != kqueue && ready == 0));
+        found.and_then(|fd| self.pipes.get(fd).copied())
     }
 
     fn nap(&self, left: Option<Duration>) -> Option<timespec> {

@@ -57,6 +57,12 @@ pub fn peek_child(or_stopped: bool) -> io::Result<Option<(i32, i32)>> {
     Ok(Some((pid, status)))
 }
 
+/// How many processes the kernel has killed for memory: nobody counts them for us here.
+#[must_use]
+pub fn memory_kills() -> Option<u64> {
+    None
+}
+
 /// What a child of ours has used that has ended and was not waited for: not to be told
 /// everywhere without waiting for it.
 #[must_use]

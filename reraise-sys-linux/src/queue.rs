@@ -110,6 +110,14 @@ impl EventQueue {
         Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?)
     }
 
+    /// The same for a named pipe that is held open for writing as well.
+    ///
+    /// # Errors
+    /// As `epoll_ctl(2)`.
+    pub fn watch_pipe(&mut self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        self.watch_readable(fd, token)
+    }
+
     /// Takes back [`Self::watch_readable`]; to be called before it is closed.
     pub fn forget_readable(&mut self, fd: BorrowedFd<'_>) {
         // An error would say that it was not watched, which is what is asked.

@@ -37,6 +37,14 @@ impl Frame {
         Self(bytes)
     }
 
+    /// The same message with a field at its end.
+    #[must_use]
+    pub fn before(mut self, field: &str) -> Self {
+        self.0.extend_from_slice(field.as_bytes());
+        self.0.push(0);
+        self
+    }
+
     /// Its first field as text, and the message without it.
     #[must_use]
     pub fn split(&self) -> Option<(&str, Self)> {
@@ -200,5 +208,6 @@ mod tests {
         let (first, rest) = frame.split().unwrap();
         assert_eq!((first, rest.texts().unwrap()), ("news", vec!["web", "up"]));
         assert_eq!(rest.after("news"), frame);
+        assert_eq!(frame.before("x").texts().unwrap(), ["news", "web", "up", "x"]);
     }
 }

@@ -333,6 +333,12 @@ pub trait ProcessBackend {
         None
     }
 
+    /// How many processes the system has killed for want of memory, here and among
+    /// our children; `None` where it does not tell.
+    fn memory_kills(&self) -> Option<u64> {
+        None
+    }
+
     /// Lets time pass; what happens meanwhile is reported afterwards.
     fn pause(&mut self, time: Duration);
 

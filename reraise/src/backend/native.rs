@@ -338,6 +338,10 @@ impl ProcessBackend for Native {
         self.used.filter(|(id, _)| *id == process).map(|(_, usage)| usage)
     }
 
+    fn memory_kills(&self) -> Option<u64> {
+        sys::memory_kills()
+    }
+
     fn pause(&mut self, time: Duration) {
         if !time.is_zero() {
             std::thread::sleep(time);

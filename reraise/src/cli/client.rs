@@ -149,7 +149,7 @@ pub(crate) fn not_started(program: &Path, error: &io::Error) -> Fault {
 
 /// Starts a keeper and waits until it can be connected to, or has found that
 /// there is another one.
-fn start_keeper(piddir: &Path, state: &Path) -> Result<(), Fault> {
+pub(crate) fn start_keeper(piddir: &Path, state: &Path) -> Result<(), Fault> {
     let program = worker_program();
     let cannot = |e: &io::Error| not_started(&program, e);
     let mut command = Command::new(&program);

@@ -14,12 +14,17 @@ pub(super) fn short(micros: i64, now: i64) -> String {
 }
 
 fn parts(micros: i64) -> [i32; 6] {
-    let seconds: libc::time_t = micros.div_euclid(1_000_000);
+    let seconds = system_time(micros.div_euclid(1_000_000));
     // SAFETY: all-zero is a valid tm.
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to live variables.
     unsafe { libc::localtime_r(&raw const seconds, &raw mut tm) };
     [tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec]
+}
+
+/// Its type differs from system to system.
+fn system_time(seconds: impl TryInto<libc::time_t>) -> libc::time_t {
+    seconds.try_into().unwrap_or_default()
 }
 
 /// How long: `0.05 s`, `2.5 s`, `48 s`, `3 min`, `2 h 5 min`, `3 days`.

@@ -193,11 +193,15 @@ fn details(event: &Event) -> String {
 }
 
 fn exit(event: &Event) -> String {
-    let core = if event.field("core").is_some() { " (core dumped)" } else { "" };
+    let more = match (event.field("core"), event.field("memory")) {
+        (Some(_), _) => " (core dumped)",
+        (_, Some(_)) => " (killed for memory)",
+        _ => "",
+    };
     match event.field("exit") {
         Some("?") | None => "unknown exit code".to_owned(),
         Some(code) if code.bytes().all(|b| b.is_ascii_digit()) => format!("exit code {code}"),
-        Some(signal) => format!("signal {}{core}", signal.trim_start_matches("signal-")),
+        Some(signal) => format!("signal {}{more}", signal.trim_start_matches("signal-")),
     }
 }
 
@@ -227,7 +231,7 @@ fn as_json(event: &Event) -> Value {
         let number = match key.as_str() {
             "lasted" | "delay" => text.parse::<f64>().ok().map(Value::from),
             "worker" | "from" | "errno" => text.parse::<i64>().ok().map(Value::from),
-            "core" => Some(Value::from(true)),
+            "core" | "memory" => Some(Value::from(true)),
             "pids" => Some(text.split(',').flat_map(str::parse::<i64>).map(Value::from).collect()),
             _ => None,
         };
@@ -264,6 +268,10 @@ mod tests {
             (
                 "web ab 7 ended exit=? lasted=2",
                 "web    ended         unknown exit code after 2 s, pid 7",
+            ),
+            (
+                "web ab 7 ended exit=KILL memory=1 lasted=2",
+                "web    ended         signal KILL (killed for memory) after 2 s, pid 7",
             ),
             ("web ab - waiting delay=4.2", "web    waiting       for 4.2 s"),
             (

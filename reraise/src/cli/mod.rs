@@ -15,6 +15,7 @@ mod events;
 mod list;
 mod logs;
 mod nearest;
+mod rotate;
 mod select;
 mod skeleton;
 mod status;
@@ -170,6 +171,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Begin new log files now
+    Rotate {
+        /// Names or patterns ('http-*'); all when there is none
+        patterns: Vec<OsString>,
+    },
     /// Remove records of services that do not run
     Clean {
         /// Names or patterns ('http-*'); all when there is none
@@ -324,6 +330,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Why { names, json } => why::run(&setting(given)?, &names, json),
         Command::Up { patterns } => up::run(&setting(given)?, &patterns),
         Command::Upgrade => upgrade::run(&setting(given)?),
+        Command::Rotate { patterns } => rotate::run(&setting(given)?, &patterns),
         Command::Clean { patterns } => clean::run(&setting(given)?, &patterns),
         Command::Skeleton { name: None, .. } => skeleton::print(),
         Command::Skeleton { name: Some(name), command } => {

@@ -68,7 +68,7 @@ pub(crate) fn run(setting: &Setting) -> Result<ExitCode, Fault> {
     }
     let state = paths::prepare_piddir(&piddir, me)?;
     let Some(stream) = connect(&state) else { return Ok(nobody(&version)) };
-    let mut keeper = Keeper { stream, reader: Reader::default(), state };
+    let mut keeper = Keeper { stream, reader: Reader::default(), piddir: piddir.clone(), state };
     let program = std::path::absolute(&program)
         .map_err(|e| Fault::system(program.display(), "cannot be found", &e))?;
     keeper.send(["upgrade".as_ref(), program.as_os_str(), version.build.as_ref()]);
@@ -102,13 +102,18 @@ fn adopted(setting: &Setting) -> Result<(), Fault> {
     }
 }
 
+fn is_held(path: &Path) -> bool {
+    !matches!(lock::holder_of(path, lock::ALIVE), Ok(Holder::Nobody))
+}
+
+/// Whether there are workers, which start a keeper when they have none.
+fn has_workers(state: &Path) -> bool {
+    let services = std::fs::read_dir(state.join("s")).into_iter().flatten().flatten();
+    services.into_iter().any(|service| is_held(&service.path().join("lock")))
+}
+
 /// Connects, if there is a keeper; one that is just coming is waited for.
 fn connect(state: &Path) -> Option<UnixStream> {
-    let is_held = |path: &Path| !matches!(lock::holder_of(path, lock::ALIVE), Ok(Holder::Nobody));
-    let has_workers = || {
-        let services = std::fs::read_dir(state.join("s")).into_iter().flatten().flatten();
-        services.into_iter().any(|service| is_held(&service.path().join("lock")))
-    };
     let begun = Instant::now();
     loop {
         if let Ok(stream) = link::connect(state) {
@@ -116,7 +121,7 @@ fn connect(state: &Path) -> Option<UnixStream> {
         }
         let is_coming = match begun.elapsed() {
             // Workers start one when they have none, unless they were started by hand.
-            little if little < BLINK => is_held(&state.join("keeper.lock")) || has_workers(),
+            little if little < BLINK => is_held(&state.join("keeper.lock")) || has_workers(state),
             long => is_held(&state.join("keeper.lock")) && long < PATIENCE,
         };
         if !is_coming {
@@ -133,7 +138,8 @@ pub(crate) fn difference(setting: &Setting) -> Option<String> {
     let installed = check(&client::worker_program(), &setting.dirs.piddir(me)).ok()?;
     let state = setting.dirs.state(me);
     let stream = link::connect(&state).ok()?;
-    let mut keeper = Keeper { stream, reader: Reader::default(), state };
+    let piddir = setting.dirs.piddir(me);
+    let mut keeper = Keeper { stream, reader: Reader::default(), piddir, state };
     keeper.send(["version"]);
     match keeper.hear().ok()? {
         Answer::State(state) if state.is.build != installed.build => Some(format!(
@@ -190,6 +196,7 @@ impl Version {
 struct Keeper {
     stream: UnixStream,
     reader: Reader,
+    piddir: PathBuf,
     state: PathBuf,
 }
 
@@ -211,9 +218,11 @@ impl Keeper {
     }
 
     /// Connects anew: to what the keeper has become, or to one that the workers
-    /// have started.
+    /// have started. They are ended a few at a time; where all have just been, and
+    /// the keeper is killed, nobody is left but us.
     fn connect_again(&mut self) -> Result<(), Fault> {
-        let end = Instant::now() + PATIENCE;
+        let begun = Instant::now();
+        let end = begun + PATIENCE;
         loop {
             match link::connect(&self.state) {
                 Ok(stream) => {
@@ -227,9 +236,16 @@ impl Keeper {
                     let advice = "the services go on; have them watched again: reraise resume";
                     return Err(Fault::new(ExitCode::Failed, "keeper", what, advice));
                 }
+                Err(_) if begun.elapsed() > BLINK && !self.has_anybody() => {
+                    client::start_keeper(&self.piddir, &self.state)?;
+                }
                 Err(_) => std::thread::sleep(PAUSE),
             }
         }
+    }
+
+    fn has_anybody(&self) -> bool {
+        is_held(&self.state.join("keeper.lock")) || has_workers(&self.state)
     }
 }
 

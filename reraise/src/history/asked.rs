@@ -1,10 +1,11 @@
 //! Who has last asked for something to be done with a service: one line of fixed
-//! length, written in place. The keeper writes it, to whom the command line says
-//! whose it is; or the worker, where nobody but a signal has asked.
+//! length, written in place. The command line says to the keeper whose it is, that
+//! passes it on with each request, and the worker writes it when it has done what was
+//! asked for.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::events::now;
@@ -27,38 +28,48 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Notes it. Without the service's directory, one is made.
+    /// Somebody asks now.
+    #[must_use]
+    pub fn now(verb: &str, who: &str) -> Self {
+        Self { time: now(), verb: verb.to_owned(), who: safe(who) }
+    }
+
+    /// As a line without its end, which travels and is kept.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        format!("{} {} {}", self.time, self.verb, self.who)
+    }
+
+    /// From such a line.
+    #[must_use]
+    pub fn from_line(line: &str) -> Option<Self> {
+        let mut words = line.splitn(3, ' ');
+        let time = words.next()?.parse().ok()?;
+        let verb = words.next().filter(|verb| !verb.is_empty())?.to_owned();
+        Some(Self { time, verb, who: safe(words.next().unwrap_or_default()) })
+    }
+
+    /// Keeps it.
     ///
     /// # Errors
-    /// As `mkdir(2)`, `open(2)` and `write(2)`.
-    pub fn note(path: &Path, verb: &str, who: &str) -> io::Result<()> {
-        let who = safe(who);
-        let mut line = format!("{} {verb} {who}", now()).into_bytes();
+    /// As `open(2)` and `write(2)`.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let mut line = self.to_line().into_bytes();
         line.resize(SIZE - 1, b' ');
         line.push(b'\n');
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
-        options.custom_flags(libc::O_NOFOLLOW);
-        let file = match options.open(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let directory = path.parent().unwrap_or(path);
-                DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-                options.open(path)?
-            }
-            other => other?,
-        };
-        file.write_all_at(&line, 0)
+        options.custom_flags(libc::O_NOFOLLOW).open(path)?.write_all_at(&line, 0)
     }
 
-    /// What was noted last.
+    /// What was kept last.
     #[must_use]
     pub fn read(path: &Path) -> Option<Self> {
-        let bytes = fs::read(path).ok().filter(|bytes| bytes.len() == SIZE)?;
-        let text = str::from_utf8(&bytes).ok()?.strip_suffix('\n')?.trim_end();
-        let mut words = text.splitn(3, ' ');
-        let time = words.next()?.parse().ok()?;
-        let verb = words.next().filter(|verb| !verb.is_empty())?.to_owned();
-        Some(Self { time, verb, who: words.next().unwrap_or_default().to_owned() })
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let mut bytes = [0; SIZE];
+        options.open(path).ok()?.read_exact_at(&mut bytes, 0).ok()?;
+        Self::from_line(str::from_utf8(&bytes).ok()?.strip_suffix('\n')?.trim_end())
     }
 
     /// One field of who it was.
@@ -76,22 +87,26 @@ fn safe(who: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
     fn the_last_one_counts() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("web/asked");
+        let path = dir.path().join("asked");
         assert_eq!(Asked::read(&path), None);
-        Asked::note(&path, "start", "user=alice from=12 tty=pts/0 sudo=bob").unwrap();
-        Asked::note(&path, "stop", "user=al\nice\u{e9} from=13").unwrap();
+        let note = |verb: &str, who: &str| Asked::now(verb, who).write(&path).unwrap();
+        note("start", "user=alice from=12 tty=pts/0 sudo=bob");
+        note("stop", "user=al\nice\u{e9} from=13");
         let asked = Asked::read(&path).unwrap();
         assert_eq!((asked.verb.as_str(), asked.who.as_str()), ("stop", "user=al?ice? from=13"));
         assert_eq!((asked.field("from"), asked.field("tty")), (Some("13"), None));
         assert!((now() - asked.time).abs() < 60_000_000);
-        Asked::note(&path, "TERM", "").unwrap();
+        assert_eq!(Asked::from_line(&asked.to_line()), Some(asked));
+        note("TERM", "");
         assert_eq!(Asked::read(&path).unwrap().who, "");
-        Asked::note(&path, "stop", &"x".repeat(1000)).unwrap();
+        note("stop", &"x".repeat(1000));
         assert_eq!(Asked::read(&path).unwrap().who.len(), WHO);
     }
 
@@ -105,5 +120,9 @@ mod tests {
         }
         fs::write(&path, "1 stop").unwrap();
         assert_eq!(Asked::read(&path), None);
+        // What other versions send at the end of a request.
+        for line in ["", "0", "7", "1 ", "x stop"] {
+            assert_eq!(Asked::from_line(line), None, "{line:?}");
+        }
     }
 }

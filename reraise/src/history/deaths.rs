@@ -113,7 +113,9 @@ pub fn find(path: &Path, run: u64) -> Option<Death> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)
+    // Whose service it is may have put a FIFO there, to hold root up.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// The whole file, with zeros for what it does not have yet.

@@ -32,7 +32,7 @@ pub enum Kind {
     Starting,
     /// It has lasted `start_sec`.
     Running,
-    /// The main process ended: `exit`, `core`, `lasted` (seconds), `cause`.
+    /// The main process ended: `exit`, `core`, `memory`, `lasted` (seconds), `cause`.
     Ended,
     /// It is raised again after `delay` seconds.
     Waiting,
@@ -170,6 +170,10 @@ impl Event {
     /// From a line without its end; `None` for nonsense.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
+        // None of ours has any, and a terminal would obey.
+        if line.contains(char::is_control) {
+            return None;
+        }
         let mut words = line.split(' ');
         let time = words.next()?.parse().ok()?;
         let name = words.next()?.to_owned();
@@ -278,9 +282,16 @@ mod tests {
         assert_eq!((events[0].run, events[0].pid), (Some(0xab), Some(7)));
         assert_eq!((events[0].kind.as_str(), events[0].field("exit")), ("ended", Some("1")));
         assert_eq!((events[1].run, events[1].pid, events[1].fields.len()), (None, None, 0));
-        for nonsense in
-            ["", "x", "1 web", "1 web - -", "1 web - - ", "1 web z - ended", "a b c d e"]
-        {
+        for nonsense in [
+            "",
+            "x",
+            "1 web",
+            "1 web - -",
+            "1 web - - ",
+            "1 web z - ended",
+            "a b c d e",
+            "1 w\u{1b} - - ended",
+        ] {
             assert_eq!(Event::parse(nonsense), None, "{nonsense:?}");
         }
         for (kind, word) in Kind::WORDS {

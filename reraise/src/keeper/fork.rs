@@ -139,7 +139,7 @@ impl Keeper {
                 // will find that.
                 self.links.entry(name.clone()).or_insert(token);
                 for request in requests {
-                    self.send(Some(token), &request.to_frame());
+                    self.send(Some(token), &self.framed(name, &request));
                 }
             }
             Err(e) => {

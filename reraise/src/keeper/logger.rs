@@ -9,9 +9,13 @@ use std::time::Duration;
 use super::{Keeper, now};
 use crate::backend::{Exit, native};
 use crate::lock::{self, Holder};
+use crate::logger::pipes::{Held, Use};
 use crate::logger::serve::{self, Orders, lock_in};
 use crate::messages;
+use crate::name::ServiceName;
+use crate::paths::Files;
 use crate::revive;
+use crate::slot;
 use crate::zone;
 
 /// How long an ending keeper waits for its logger: what services have said last is
@@ -119,6 +123,17 @@ impl Keeper {
         self.logger.failures = 0;
         self.need_logger();
         true
+    }
+
+    /// Holds the pipes of a service that has no worker for a moment: if the service
+    /// ends as well, and the logger, what it has said last is still there.
+    pub(super) fn hold_pipes(&mut self, name: &ServiceName) {
+        let files = Files::of(&self.command.piddir, self.me, name);
+        let slot = slot::read(&files.file("run"));
+        let used = slot.map(|slot| Use::from_byte(slot.pipes)).unwrap_or_default();
+        if used.is_kept {
+            self.held.insert(name.clone(), Held::adopt(&files.own, used));
+        }
     }
 
     /// It was stopped by somebody, and goes on.

@@ -43,7 +43,9 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::backend::native::{self, EventQueue};
 use crate::error::Fault;
+use crate::history::asked::Asked;
 use crate::lock::{self, Holder, LockFile};
+use crate::logger::pipes::Held;
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths;
@@ -104,6 +106,8 @@ struct Keeper {
     /// Workers that are to be forked, from a place where the stack is not deep,
     /// and what they are to be told first.
     forks: VecDeque<Fork>,
+    /// Who has last asked something of a service whose worker has not spoken since.
+    askers: BTreeMap<ServiceName, Asked>,
     /// Children that are no workers and whose services are known: for the main
     /// process of a run its service, for others nothing. A child keeps its pid until
     /// we reap it.
@@ -138,6 +142,8 @@ struct Keeper {
     watchers: BTreeSet<Client>,
     renewal: Renewal,
     logger: logger::Logger,
+    /// Pipes of services that have no worker for a moment.
+    held: BTreeMap<ServiceName, Held>,
 }
 
 /// What interrupts the keeper's loop.
@@ -202,7 +208,9 @@ pub fn run(orders: Orders) -> Result<u8, Fault> {
         match keeper.serve() {
             Next::Fork((name, task, requests)) => {
                 let forked = zone::in_common(|| {
-                    worker::fork(&keeper.command, &name, &task, keeper.place, keeper.under())
+                    let asked = keeper.askers.get(&name);
+                    let (place, under) = (keeper.place, keeper.under());
+                    worker::fork(&keeper.command, &name, &task, place, under, asked)
                 });
                 keeper.has_forked(&name, requests, forked);
             }
@@ -313,6 +321,7 @@ impl Keeper {
             links: BTreeMap::new(),
             adopted: BTreeMap::new(),
             forks: VecDeque::new(),
+            askers: BTreeMap::new(),
             strays: BTreeMap::new(),
             has_looked: false,
             called: BTreeMap::new(),
@@ -331,6 +340,7 @@ impl Keeper {
             watchers: BTreeSet::new(),
             renewal: Renewal::default(),
             logger: logger::Logger::default(),
+            held: BTreeMap::new(),
         })
     }
 

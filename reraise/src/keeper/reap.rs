@@ -122,6 +122,9 @@ impl Keeper {
             self.registry.defer(name);
             Vec::new()
         } else {
+            if end != End::Done {
+                self.hold_pipes(name);
+            }
             self.registry.gone(name, end, now())
         };
         self.carry_out(effects);

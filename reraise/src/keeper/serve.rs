@@ -9,14 +9,13 @@ use nix::sys::signal::Signal;
 use super::peers::Peer;
 use super::registry::{Client, Effect, End};
 use super::up::{self, Leaving};
-use super::{Keeper, LISTENER, Next, Token, now};
+use super::{Keeper, LISTENER, Next, now};
 use crate::backend::native::QueueEvent;
 use crate::control::Frame;
 use crate::history::asked::Asked;
 use crate::lock;
 use crate::messages;
 use crate::name::ServiceName;
-use crate::paths::Files;
 use crate::supervise::link::{Request, micros};
 use crate::zone;
 
@@ -105,6 +104,7 @@ impl Keeper {
         let left = match left {
             None if !self.was_silent => Some(SILENCE),
             None => {
+                self.held.clear();
                 zone::rest(true);
                 None
             }
@@ -162,6 +162,9 @@ impl Keeper {
                 // What another one says who has the service does not count.
                 _ if self.links.get(&name) != Some(&token) => {}
                 _ => {
+                    // Whoever speaks holds them by now.
+                    self.held.remove(&name);
+                    self.askers.remove(&name);
                     self.overhear(&name, frame);
                     let effects = self.registry.news(&name, frame);
                     self.carry_out(effects);
@@ -191,17 +194,21 @@ impl Keeper {
                     "restart" => Request::Restart,
                     _ => return self.is_too_old_for(token, &name),
                 };
-                self.note_asker(token, &name, verb);
+                let who = self.connections.get(&token).map_or("", |c| &c.asker);
+                self.askers.insert(name.clone(), Asked::now(verb, who));
                 self.on_request(token, name, request);
             }
         }
     }
 
-    /// Notes who asks, for whoever wants to know why.
-    fn note_asker(&self, token: Token, name: &ServiceName, verb: &str) {
-        let who = self.connections.get(&token).map_or("", |c| &c.asker);
-        let _ =
-            Asked::note(&Files::of(&self.command.piddir, self.me, name).file("asked"), verb, who);
+    /// A request as its worker gets it, with who has asked. A start has no room for
+    /// that; one that needs a worker gets it with the fork.
+    pub(super) fn framed(&self, name: &ServiceName, request: &Request) -> Frame {
+        let asked = self.askers.get(name).filter(|asked| asked.verb == request.word());
+        match asked.filter(|_| !matches!(request, Request::Start { .. })) {
+            Some(asked) => request.to_frame().before(&asked.to_line()),
+            None => request.to_frame(),
+        }
     }
 
     fn on_request(&mut self, client: Client, name: ServiceName, request: Request) {
@@ -233,7 +240,7 @@ impl Keeper {
                     match (token, fork) {
                         // Not yet forked: it gets it when it is.
                         (None, Some((.., requests))) => requests.push(request),
-                        (token, _) => self.send(token, &request.to_frame()),
+                        (token, _) => self.send(token, &self.framed(&name, &request)),
                     }
                 }
                 Effect::Answer(client, frame) => self.send(Some(client), &frame),

@@ -95,6 +95,7 @@ impl Keeper {
         while self.leaving == Leaving::No
             && let Some((name, pid)) = self.renewal.next()
         {
+            self.hold_pipes(&name);
             match self.kill_worker(&name, pid) {
                 Ok(true) => {}
                 // It was just ending.

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use crate::backend::native::{self, Native};
 use crate::control;
 use crate::error::Fault;
+use crate::history::asked::Asked;
 use crate::messages;
 use crate::name::ServiceName;
 use crate::paths;
@@ -23,6 +24,7 @@ struct Given {
     keeper: KeeperCommand,
     title: CString,
     socket: UnixStream,
+    asked: Option<Asked>,
 }
 
 /// Forks a worker; its pid and our end of the connection to it. To be called in
@@ -33,6 +35,7 @@ pub(super) fn fork(
     task: &Task,
     place: Place,
     under: Under,
+    asked: Option<&Asked>,
 ) -> io::Result<(i32, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let title = CString::new(format!("auto-reraise {name}")).unwrap_or_default();
@@ -44,13 +47,14 @@ pub(super) fn fork(
         link: Link::none(),
         under,
     };
-    let given = Given { assignment, keeper: keeper.clone(), title, socket: theirs };
+    let (keeper, asked) = (keeper.clone(), asked.cloned());
+    let given = Given { assignment, keeper, title, socket: theirs, asked };
     Ok((native::fork_with(given, live)?, ours))
 }
 
 /// The life of a worker.
 fn live(given: Given) -> ! {
-    let Given { assignment, keeper, title, socket } = given;
+    let Given { assignment, keeper, title, socket, asked } = given;
     let socket = native::keep_only(socket);
     native::set_title(&title);
     if assignment.under == Under::Up {
@@ -59,7 +63,7 @@ fn live(given: Given) -> ! {
     }
     let name = assignment.name.clone();
     let voice = socket.try_clone();
-    let link = Link::new(socket, &name, keeper);
+    let link = Link::new(socket, &name, keeper).asked_by(asked);
     let assignment = Assignment { link, ..assignment };
     let ended = Native::new(&begin::SIGNALS).and_then(|mut backend| {
         backend.spare(others::of(&assignment));

@@ -9,6 +9,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::SigSet;
+
 use super::sink;
 use crate::backend::Environment;
 use crate::context::Context;
@@ -24,6 +26,8 @@ pub(super) struct Task {
     /// The log's.
     pub(super) directory: PathBuf,
     pub(super) command: String,
+    /// Whether files stay afterwards (`config_log_keep=0`: they do not).
+    pub(super) is_kept: bool,
 }
 
 /// See the module.
@@ -62,6 +66,9 @@ impl After {
                 Ok(None) => return,
                 Ok(Some(status)) if status.success() => {
                     let _ = fs::remove_file(sink::todo_of(&running.file));
+                    if !running.task.is_kept {
+                        let _ = sink::forget(&running.file);
+                    }
                 }
                 Ok(Some(status)) => running.complain(&status.to_string()),
                 Err(e) => running.complain(&e.to_string()),
@@ -124,5 +131,7 @@ fn start(task: &Task, file: &Path) -> io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .process_group(0);
+    // SAFETY: it makes one call to the system, and needs no memory.
+    unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) };
     command.spawn()
 }

@@ -5,9 +5,9 @@
 //! It is a row of entries, each of which is true from its offset on. Only the
 //! logger appends; a torn last entry is passed over, and written over by the next.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::backend::Exit;
@@ -116,10 +116,13 @@ pub fn path_of(log: &Path) -> PathBuf {
 /// # Errors
 /// As `open(2)` and `read(2)`, but not that it is not there.
 pub fn read(log: &Path) -> io::Result<Vec<Entry>> {
-    let bytes = match std::fs::read(path_of(log)) {
-        Ok(bytes) => bytes,
+    let mut options = OpenOptions::new();
+    // Others may have put a FIFO there.
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let mut bytes = Vec::new();
+    match options.open(path_of(log)).and_then(|mut file| file.read_to_end(&mut bytes)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e),
+        other => other?,
     };
     let (whole, _) = bytes.as_chunks::<SIZE>();
     Ok(whole.iter().filter_map(Entry::decode).collect())

@@ -21,7 +21,7 @@
 //! | `sink`, `stage`, [`stamp`] | files: the log, what is on its way there, times |
 //! | [`rules`] | what the script says, and which files go |
 //! | [`index`], [`names`] | the format of a log directory |
-//! | `after`, [`report`] | `config_log_after`; what was lost |
+//! | `after`, [`report`], [`request`] | `config_log_after`; what was lost; `reraise rotate` |
 
 mod after;
 pub mod bell;
@@ -29,6 +29,7 @@ pub mod index;
 pub mod names;
 pub mod pipes;
 pub mod report;
+pub mod request;
 pub mod rules;
 pub mod serve;
 mod side;
@@ -36,3 +37,10 @@ mod sink;
 mod stage;
 pub mod stamp;
 mod stream;
+
+/// Whether the output of a service goes to the logger now, or does when it is raised.
+#[must_use]
+pub fn is_logged(own: &std::path::Path) -> bool {
+    let used = |slot: crate::slot::Slot| pipes::Use::from_byte(slot.pipes).is_kept;
+    crate::slot::read(&own.join("run")).is_some_and(|slot| slot.phase.is_open() && used(slot))
+}

@@ -149,6 +149,8 @@ impl Script {
 #[must_use]
 pub fn pruned<'a>(files: &'a [(String, u64)], logging: &Logging, current: u64) -> Vec<&'a str> {
     let keep = usize::try_from(logging.keep).unwrap_or(usize::MAX);
+    // It goes when its command has been run.
+    let keep = keep.max(usize::from(logging.after.is_some()));
     let mut total = current;
     let mut kept = 0;
     let mut gone = Vec::new();

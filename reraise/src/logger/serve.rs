@@ -14,13 +14,17 @@ use nix::sys::signal::Signal;
 
 use super::after::After;
 use super::bell::{Bell, Rung};
+use super::pipes::{Held, Use};
+use super::request;
 use super::side::{Moment, Shared};
 use super::stream::{self, Found, PIPES, Pipe, Stream};
 use crate::backend::native::{self, EventQueue, QueueEvent};
+use crate::error::reason;
 use crate::lock::{self, Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::revive;
+use crate::slot;
 
 const BELL: u64 = 0;
 const KEEPER: u64 = 1;
@@ -41,9 +45,6 @@ pub struct Orders {
     /// `.reraise-UID`.
     pub state: PathBuf,
 }
-
-/// What a service's directory has when somebody wants its log rotated.
-pub const ROTATE: &str = "rotate";
 
 /// The lock of the logger, beside the keeper's.
 #[must_use]
@@ -66,6 +67,8 @@ struct Logger {
     active: Option<Instant>,
     /// Services that could not be listened to.
     unheard: Option<Instant>,
+    /// That was said.
+    has_complained: bool,
 }
 
 /// Serves until the keeper has gone and no service is left, or another logger wants
@@ -78,11 +81,9 @@ pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
     let lock = LockFile::open(&lock_in(&orders.state))?;
     keeper.set_nonblocking(true)?;
     queue.watch_readable(keeper.as_fd(), KEEPER)?;
-    if !take_over(&mut queue, &lock)? {
-        return Ok(());
-    }
+    let Some(held) = take_over(&mut queue, &lock, &orders.state)? else { return Ok(()) };
     let bell = Bell::new(&orders.state)?;
-    queue.watch_readable(bell.pipe().as_fd(), BELL)?;
+    queue.watch_pipe(bell.pipe().as_fd(), BELL)?;
     let mut logger = Logger {
         state: orders.state.clone(),
         queue,
@@ -95,14 +96,34 @@ pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
         after: After::default(),
         active: None,
         unheard: None,
+        has_complained: false,
     };
     logger.look_at_all();
+    drop(held);
     logger.serve()
 }
 
+/// All pipes that anybody may be writing to. While a former logger goes and we have not
+/// yet come to a service, its worker and it may end: what it has said last is still there.
+fn hold_all(state: &Path) -> Vec<Held> {
+    let services = fs::read_dir(state.join("s")).into_iter().flatten().flatten();
+    let held = services.filter_map(|entry| {
+        let own = entry.path();
+        let used = Use::from_byte(slot::read(&own.join("run"))?.pipes);
+        used.is_kept.then(|| Held::adopt(&own, used))
+    });
+    held.collect()
+}
+
 /// Takes the lock, from a former logger if there is one: it ends as soon as it has
-/// written what it has in hand. `false`: we are not needed any more.
-fn take_over(queue: &mut EventQueue, lock: &LockFile) -> io::Result<bool> {
+/// written what it has in hand. What is held meanwhile; `None`: we are not needed any
+/// more.
+fn take_over(
+    queue: &mut EventQueue,
+    lock: &LockFile,
+    state: &Path,
+) -> io::Result<Option<Vec<Held>>> {
+    let mut held = Vec::new();
     while !lock.try_take(lock::ALIVE)? {
         let Holder::Pid(pid) = lock.holder(lock::ALIVE)? else { continue };
         let Some(born) = native::born(pid)? else { continue };
@@ -110,25 +131,26 @@ fn take_over(queue: &mut EventQueue, lock: &LockFile) -> io::Result<bool> {
         if lock.holder(lock::ALIVE)? != Holder::Pid(pid) || !queue.watch_process(pid, born)? {
             continue;
         }
+        held = hold_all(state);
         native::send(pid, born, Signal::SIGTERM)?;
         let _ = revive::process(pid);
         loop {
             match queue.next(None)? {
                 Some(QueueEvent::Ended { .. }) => break,
                 Some(QueueEvent::Readable(KEEPER) | QueueEvent::Signal(Signal::SIGTERM)) => {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 _ => {}
             }
         }
     }
-    Ok(true)
+    Ok(Some(held))
 }
 
 impl Logger {
     fn serve(&mut self) -> io::Result<()> {
         loop {
-            if self.keeper.is_none() && self.streams.is_empty() && self.after.is_idle() {
+            if self.keeper.is_none() && (self.is_idle() || !self.state.exists()) {
                 return Ok(());
             }
             let now = Instant::now();
@@ -144,6 +166,10 @@ impl Logger {
                 None => self.on_deadline(),
             }
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.streams.is_empty() && self.after.is_idle()
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -170,8 +196,15 @@ impl Logger {
     }
 
     fn look_at_all(&mut self) {
-        for entry in fs::read_dir(self.state.join("s")).into_iter().flatten().flatten() {
-            if let Ok(name) = ServiceName::new(&entry.file_name()) {
+        let entries = match fs::read_dir(self.state.join("s")) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(e) => return self.look_again("logger", &e),
+        };
+        // First, so that its descriptor is free again.
+        let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+        for name in names {
+            if let Ok(name) = ServiceName::new(&name) {
                 self.look_at(&name);
             }
         }
@@ -179,20 +212,34 @@ impl Logger {
 
     fn look_at(&mut self, name: &ServiceName) {
         let own = self.state.join("s").join(name.as_str());
-        let found = stream::look(&own);
+        let found = match stream::look(&own) {
+            Ok(found) => found,
+            Err(e) => return self.look_again(name.as_str(), &e),
+        };
+        let mut left = None;
         let number = match (self.numbers.get(name), found) {
             (Some(&number), _) => number,
-            (None, Found::Open(..)) => {
-                let number = self.next;
-                self.next += 1;
-                self.streams.insert(number, Stream::new(name.clone(), own));
-                self.numbers.insert(name.clone(), number);
-                number
+            (None, Found::Between | Found::Over) => {
+                left = stream::left(&own, name);
+                if left.is_none() {
+                    if request::is_there(&own) {
+                        request::answer(&own, &Ok(false));
+                    }
+                    return;
+                }
+                self.add(name, own)
             }
-            (None, Found::Between | Found::Over) => return self.rotate_silent(&own),
+            (None, Found::Open(..)) => self.add(name, own),
         };
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        let learnt = stream.learn(found, Moment::now());
+        let moment = Moment::now();
+        // What has ended before we heard of it is heard of once more.
+        let learnt = match left {
+            Some((run, used)) => stream
+                .learn(Found::Open(run, used), moment)
+                .and_then(|opened| stream.learn(found, moment).map(|_| opened)),
+            None => stream.learn(found, moment),
+        };
         let opened = match learnt {
             Ok(opened) => opened,
             Err(e) => return self.cannot_hear(name, number, &e),
@@ -200,7 +247,7 @@ impl Logger {
         for pipe in opened {
             // What is stuck is listened to when it goes on.
             let Some(file) = stream.pipe(pipe).filter(|_| stream.stuck.is_none()) else { continue };
-            if let Err(e) = self.queue.watch_readable(file.as_fd(), token_of(number, pipe)) {
+            if let Err(e) = self.queue.watch_pipe(file.as_fd(), token_of(number, pipe)) {
                 return self.cannot_hear(name, number, &e);
             }
         }
@@ -208,13 +255,26 @@ impl Logger {
         self.rotate_on_request(number);
     }
 
+    fn add(&mut self, name: &ServiceName, own: PathBuf) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.streams.insert(number, Stream::new(name.clone(), own));
+        self.numbers.insert(name.clone(), number);
+        number
+    }
+
     /// It is tried again in a moment; until then it is heard by nobody.
     fn cannot_hear(&mut self, name: &ServiceName, number: u64, error: &io::Error) {
-        if self.unheard.is_none() {
-            messages::say(name.as_str(), &format!("its output cannot be read: {error}"));
+        self.drop_stream(number);
+        self.look_again(name.as_str(), error);
+    }
+
+    /// All services are looked at again in a moment.
+    fn look_again(&mut self, about: &str, error: &io::Error) {
+        if !std::mem::replace(&mut self.has_complained, true) {
+            messages::say(about, &format!("its output cannot be read: {}", reason(error)));
         }
         self.streams.values_mut().for_each(Stream::close);
-        self.drop_stream(number);
         self.unheard = Some(Instant::now() + SHORTAGE);
     }
 
@@ -263,7 +323,7 @@ impl Logger {
                 if is_stuck {
                     self.queue.forget_readable(file.as_fd());
                 } else {
-                    let _ = self.queue.watch_readable(file.as_fd(), token_of(number, pipe));
+                    let _ = self.queue.watch_pipe(file.as_fd(), token_of(number, pipe));
                 }
             }
         }
@@ -291,6 +351,7 @@ impl Logger {
         if self.unheard.is_some_and(|again| again <= now) {
             self.unheard = None;
             self.look_at_all();
+            self.has_complained = self.unheard.is_some();
         }
         if self.active.is_some_and(|active| active + REST <= now) {
             self.active = None;
@@ -299,27 +360,18 @@ impl Logger {
         }
     }
 
-    /// Somebody has asked for a rotation: done when the request is gone.
+    /// Somebody has asked for a rotation.
     fn rotate_on_request(&mut self, number: u64) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        let request = stream.own().join(ROTATE);
-        if fs::symlink_metadata(&request).is_err() {
+        let own = stream.own().to_owned();
+        if !request::is_there(&own) {
             return;
         }
-        match stream.rotate(Moment::now()) {
-            Ok(()) => drop(fs::remove_file(&request)),
-            Err(e) => drop(fs::rename(&request, request.with_extension("failed")).and_then(|()| {
-                fs::write(request.with_extension("failed"), crate::error::reason(&e))
-            })),
-        }
+        let rotated = stream.rotate(Moment::now());
+        request::answer(&own, &rotated);
         let tasks = stream.after();
         tasks.into_iter().for_each(|task| self.after.add(task));
         self.active = Some(Instant::now());
-    }
-
-    /// The same for one that does not run: whoever asks does it.
-    fn rotate_silent(&self, own: &Path) {
-        let _ = fs::remove_file(own.join(ROTATE));
     }
 }
 
@@ -334,7 +386,34 @@ fn of_token(token: u64) -> (u64, Pipe) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
     use super::*;
+    use crate::logger::pipes::{self, Side};
+    use crate::slot::{Phase, Slot, SlotFile};
+
+    #[test]
+    fn what_is_held_is_not_lost_with_its_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, is_kept) in [("web", true), ("mute", false)] {
+            let own = dir.path().join("s").join(name);
+            fs::create_dir_all(&own).unwrap();
+            let pipes = Use { is_kept, ..Use::default() }.to_byte();
+            let slot = Slot { phase: Phase::Up, run: 7, pipes, ..Slot::default() };
+            SlotFile::open(&own.join("run")).unwrap().write(&slot).unwrap();
+            let pipe = pipes::path(&own, Side::Out, false);
+            pipes::make(&pipe).unwrap().write_all(b"lost").unwrap();
+            let mut writer = pipes::open(&pipe).unwrap();
+            writer.write_all(b"last words").unwrap();
+            let held = hold_all(dir.path());
+            drop(writer);
+            let mut said = [0; 20];
+            let read = pipes::open(&pipe).unwrap().read(&mut said);
+            assert_eq!(read.is_ok_and(|n| said[..n] == *b"last words"), is_kept, "{name}");
+            drop(held);
+        }
+        assert_eq!(hold_all(&dir.path().join("nowhere")).len(), 0);
+    }
 
     #[test]
     fn tokens_tell_pipes() {

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use super::pipes::Side as Which;
 use super::report::Report;
 use super::rules::{Place, Rules};
 use super::sink::{self, Sink};
-use super::stage::{Head, Stage};
+use super::stage::{self, Head, Stage};
 use super::stamp::{self, Stamp};
 use crate::backend::Exit;
 use crate::backend::native::{self, Peephole};
@@ -133,10 +134,19 @@ impl Side {
         })
     }
 
-    /// The run that has said what stands last in the log.
-    pub(super) fn run(&mut self, rules: &Rules, moment: Moment) -> u64 {
-        let _ = self.open(rules, moment);
+    /// The run that has said what stands last in the log, unless its end is noted; 0:
+    /// none.
+    pub(super) fn last_run(&mut self, rules: &Rules, moment: Moment) -> u64 {
+        let has_log = |place: Place| place.directory.join(names::CURRENT).exists();
+        if self.place(rules).is_some_and(has_log) {
+            let _ = self.open(rules, moment);
+        }
         self.sink.as_ref().map_or(0, Sink::run)
+    }
+
+    /// Whether a logger before us has left something on its way to the log.
+    pub(super) fn is_staged(&self) -> bool {
+        self.staged.is_some() || stage::is_left(&self.stage_path())
     }
 
     /// Opens the log again if this run has said something there.
@@ -153,7 +163,10 @@ impl Side {
 
     fn open(&mut self, rules: &Rules, moment: Moment) -> io::Result<()> {
         if self.sink.is_none() {
-            let Some(place) = self.place(rules) else { return Ok(()) };
+            let (Some(above), Some(place)) = (&rules.place, self.place(rules)) else {
+                return Ok(());
+            };
+            above.check()?;
             self.sink = Some(Sink::open(&place, moment.wall)?);
         }
         if !self.has_replayed {
@@ -164,6 +177,12 @@ impl Side {
                 self.stage = Some(stage);
             }
             self.has_replayed = true;
+            // And what was not done with rotated files.
+            if rules.logging.after.is_some()
+                && let Some(place) = self.place(rules)
+            {
+                self.has_rotated |= !sink::todo(&place.directory).is_empty();
+            }
         }
         Ok(())
     }
@@ -232,9 +251,9 @@ impl Side {
         if self.lost.0 + self.lost.1 > 0 {
             self.tell_lost(moment, run)?;
         }
-        let unread = native::unread(std::os::fd::AsFd::as_fd(pipe));
+        let unread = native::unread(pipe.as_fd());
         if unread >= BUSY {
-            native::enlarge(std::os::fd::AsFd::as_fd(pipe), LARGE);
+            native::enlarge(pipe.as_fd(), LARGE);
         }
         let is_plain = native::MOVES && logging.time == LogTime::None;
         let flow = match is_plain {
@@ -283,7 +302,7 @@ impl Side {
                     if most == 0 {
                         return Ok(Flow::Empty);
                     }
-                } else if native::unread(std::os::fd::AsFd::as_fd(pipe)) == 0 {
+                } else if native::unread(pipe.as_fd()) == 0 {
                     return Ok(Flow::Empty);
                 } else {
                     sink.rotate(logging, moment.wall)?;
@@ -295,7 +314,7 @@ impl Side {
                 most = usize::try_from(room).unwrap_or(STEP).min(most);
             }
             if sink.run() != run {
-                if native::unread(std::os::fd::AsFd::as_fd(pipe)) == 0 {
+                if native::unread(pipe.as_fd()) == 0 {
                     return Ok(Flow::Empty);
                 }
                 sink.mark(moment.wall, run, Mark::Begin)?;
@@ -322,15 +341,14 @@ impl Side {
     ) -> io::Result<Flow> {
         let mut moved = 0;
         while moved < BUDGET {
-            if self.stage.is_none() {
-                self.stage = Some(Stage::open(&self.stage_path())?);
+            if native::MOVES && native::unread(pipe.as_fd()) == 0 {
+                return Ok(Flow::Empty);
             }
-            let (Some(sink), Some(stage)) = (&self.sink, &self.stage) else { break };
+            let Some(sink) = &self.sink else { break };
             let (file, end) = (sink.number(), sink.end());
             let head = Head { done: 0, file, end, time: moment.wall, run };
             let mut text = std::mem::take(&mut shared.text);
-            let filled = stage.fill(&head, pipe, STEP, &mut text);
-            if let Err(e) = filled {
+            if let Err(e) = self.take_in(&head, pipe, &mut text) {
                 shared.text = text;
                 return Err(e);
             }
@@ -341,22 +359,48 @@ impl Side {
         Ok(Flow::More)
     }
 
+    /// Takes bytes out of the pipe and into the stage; where that cannot be written, into
+    /// memory alone: then they are gone if we are killed, and not before.
+    fn take_in(&mut self, head: &Head, mut pipe: &File, text: &mut Vec<u8>) -> io::Result<()> {
+        let staged = match self.stage.take() {
+            Some(stage) => Ok(stage),
+            None => Stage::open(&self.stage_path()),
+        }
+        .and_then(|stage| {
+            let filled = stage.fill(head, pipe, STEP, text);
+            self.stage = Some(stage);
+            filled
+        });
+        match staged {
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock && !is_shortage(&e) => {
+                // Not what was staged before, and is in the log.
+                self.stage = self.stage.take().filter(|stage| stage.clear().is_err());
+                text.resize(STEP, 0);
+                let got = pipe.read(text)?;
+                text.truncate(got);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
     /// Writes what is staged; what cannot be written stays.
     fn deliver_staged(&mut self, logging: &Logging, shared: &mut Shared) -> io::Result<()> {
         let Some((mut head, text)) = self.staged.take() else { return Ok(()) };
-        let (Some(sink), Some(stage)) = (&mut self.sink, &self.stage) else {
+        let Some(sink) = &mut self.sink else {
             self.staged = Some((head, text));
             return Ok(());
         };
+        let stage = self.stage.as_ref();
         let delivered = deliver(sink, stage, &mut head, &text, logging, &mut shared.out);
         match delivered {
             Ok(has_rotated) => {
                 self.has_rotated |= has_rotated && logging.after.is_some();
                 shared.text = text;
-                stage.clear()
+                stage.map_or(Ok(()), Stage::clear)
             }
             Err(e) => {
-                let _ = stage.note(&head);
+                let _ = stage.map(|stage| stage.note(&head));
                 self.staged = Some((head, text));
                 Err(e)
             }
@@ -374,7 +418,7 @@ impl Side {
         report: &mut Report,
     ) -> Flow {
         let errno = error.raw_os_error().unwrap_or(0);
-        if matches!(errno, libc::EMFILE | libc::ENFILE) {
+        if is_shortage(error) {
             // Of no log in particular: it waits in the pipe for a moment.
             shared.is_short = true;
             self.close();
@@ -385,6 +429,8 @@ impl Side {
             let removed = self.make_room(rules).unwrap_or(0);
             if removed > 0 {
                 report.removed_bytes += removed;
+                // A rotation may have come half-way.
+                self.close();
                 return Flow::More;
             }
         }
@@ -436,33 +482,32 @@ impl Side {
         flow
     }
 
-    /// The run is over: its end stands in the index, and its last lines come back.
-    pub(super) fn end_run(
-        &mut self,
-        run: u64,
-        exit: Exit,
-        rules: &Rules,
-        moment: Moment,
-    ) -> Vec<u8> {
+    /// The last lines of a run that is over.
+    pub(super) fn tail(&mut self, run: u64, rules: &Rules, moment: Moment) -> Vec<u8> {
         self.reopen(run, rules, moment);
-        let Some(sink) = &mut self.sink else { return Vec::new() };
-        if sink.run() != run {
-            return Vec::new();
+        match &self.sink {
+            Some(sink) if sink.run() == run => sink.tail(run).unwrap_or_default(),
+            _ => Vec::new(),
         }
-        let tail = sink.tail(run).unwrap_or_default();
-        // A full disk is told of when something is written.
-        let _ = sink.mark(moment.wall, run, Mark::End(exit));
-        tail
     }
 
-    /// Rotates now, as somebody has asked.
-    pub(super) fn rotate(&mut self, rules: &Rules, moment: Moment) -> io::Result<()> {
-        self.open(rules, moment)?;
-        if let Some(sink) = &mut self.sink {
-            sink.rotate(&rules.logging, moment.wall)?;
-            self.has_rotated |= rules.logging.after.is_some();
+    /// Its end stands in the index from now on.
+    pub(super) fn end_run(&mut self, run: u64, exit: Exit, moment: Moment) {
+        if let Some(sink) = self.sink.as_mut().filter(|sink| sink.run() == run) {
+            // A full disk is told of when something is written.
+            let _ = sink.mark(moment.wall, run, Mark::End(exit));
         }
-        Ok(())
+    }
+
+    /// Rotates now, as somebody has asked; whether there was anything in it.
+    pub(super) fn rotate(&mut self, rules: &Rules, moment: Moment) -> io::Result<bool> {
+        self.open(rules, moment)?;
+        let Some(sink) = self.sink.as_mut().filter(|sink| sink.end() > 0) else {
+            return Ok(false);
+        };
+        sink.rotate(&rules.logging, moment.wall)?;
+        self.has_rotated |= rules.logging.after.is_some();
+        Ok(true)
     }
 }
 
@@ -473,7 +518,7 @@ fn to_line_end(pipe: &File, shared: &mut Shared) -> io::Result<usize> {
         shared.hole = Some(Peephole::new()?);
     }
     let Some(hole) = &shared.hole else { return Ok(0) };
-    let got = hole.look(std::os::fd::AsFd::as_fd(pipe), &mut seen)?;
+    let got = hole.look(pipe.as_fd(), &mut seen)?;
     Ok(seen[..got].iter().position(|&b| b == b'\n').map_or(got, |at| at + 1))
 }
 
@@ -481,7 +526,7 @@ fn to_line_end(pipe: &File, shared: &mut Shared) -> io::Result<usize> {
 /// fails, the head says from where to go on.
 fn deliver(
     sink: &mut Sink,
-    stage: &Stage,
+    stage: Option<&Stage>,
     head: &mut Head,
     text: &[u8],
     logging: &Logging,
@@ -506,17 +551,17 @@ fn deliver(
         }
         if sink.is_due(logging, head.time) && (sink.is_fresh()? || sink.is_overdue(logging)) {
             (head.file, head.end) = (sink.number(), sink.end());
-            stage.note(head)?;
+            stage.map_or(Ok(()), |stage| stage.note(head))?;
             sink.rotate(logging, head.time)?;
             has_rotated = true;
             (head.file, head.end) = (sink.number(), 0);
-            stage.note(head)?;
+            stage.map_or(Ok(()), |stage| stage.note(head))?;
         }
         if sink.run() != head.run {
             sink.mark(head.time, head.run, Mark::Begin)?;
         }
         let room = usize::try_from(logging.size.saturating_sub(sink.end())).unwrap_or(usize::MAX);
-        let least = room.clamp(1, rest.len());
+        let least = before_times(rest, room.clamp(1, rest.len()), room, &stamp);
         let line_end = rest[least - 1..].iter().position(|&b| b == b'\n');
         let part = &rest[..line_end.map_or(rest.len(), |more| least + more)];
         out.clear();
@@ -527,6 +572,26 @@ fn deliver(
         head.done += part.len() as u64;
         head.end = sink.end();
     }
+}
+
+/// About how many of so many bytes fit where there is room, with the times before
+/// their lines; at least one.
+fn before_times(text: &[u8], bytes: usize, room: usize, stamp: &Stamp) -> usize {
+    let mut bytes = bytes;
+    while bytes > 1 && bytes.saturating_mul(1 + stamp.length()) > room {
+        let lines = text[..bytes].iter().filter(|&&b| b == b'\n').count();
+        let grown = bytes + lines * stamp.length();
+        if grown <= room {
+            break;
+        }
+        bytes = (bytes * room / grown).max(1);
+    }
+    bytes
+}
+
+/// Descriptors have run out.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Reads and forgets.

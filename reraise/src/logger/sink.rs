@@ -72,16 +72,32 @@ impl Sink {
     }
 
     fn read_index(&mut self, time: i64) {
-        let Ok(file) = OpenOptions::new().read(true).open(index::path_of(&self.path())) else {
-            return;
-        };
+        let Ok(file) = open_to_read(&index::path_of(&self.path())) else { return };
         let mut first = [0; index::SIZE];
         if file.read_exact_at(&mut first, 0).is_ok() {
-            self.begun = Entry::decode(&first).map_or(time, |entry| entry.time);
+            // The clock may have been set back since.
+            self.begun = Entry::decode(&first).map_or(time, |entry| entry.time.min(time));
         }
         if let Ok((end, last)) = index::last(&file) {
             (self.index_end, self.last) = (end, last);
         }
+        // Somebody has truncated the log, say.
+        let _ = self.trim_index();
+    }
+
+    /// Takes back what the index says about what is behind the end.
+    fn trim_index(&mut self) -> io::Result<()> {
+        if self.last.is_none_or(|last| last.offset <= self.end) {
+            return Ok(());
+        }
+        let path = index::path_of(&self.path());
+        let all = index::read(&self.path())?;
+        let kept = all.iter().position(|entry| entry.offset > self.end).unwrap_or(all.len());
+        self.index_end = (kept * index::SIZE) as u64;
+        self.last = all[..kept].last().copied();
+        let mut options = OpenOptions::new();
+        options.write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        options.open(path)?.set_len(self.index_end)
     }
 
     fn path(&self) -> PathBuf {
@@ -155,7 +171,7 @@ impl Sink {
         if self.index.is_none() {
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(false).mode(0o640);
-            let options = options.custom_flags(libc::O_NOFOLLOW);
+            let options = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
             self.index = Some(options.open(index::path_of(&self.path()))?);
         }
         if let Some(index) = &self.index {
@@ -195,17 +211,7 @@ impl Sink {
     pub(super) fn cut(&mut self, end: u64) -> io::Result<()> {
         self.file.set_len(end)?;
         self.end = end;
-        while self.last.is_some_and(|last| last.offset > end) && self.index_end > 0 {
-            self.index_end -= index::SIZE as u64;
-            self.last = None;
-            let file = File::open(index::path_of(&self.path()))?;
-            let before = self.index_end.checked_sub(index::SIZE as u64);
-            let mut bytes = [0; index::SIZE];
-            if let Some(before) = before {
-                file.read_exact_at(&mut bytes, before)?;
-                self.last = Entry::decode(&bytes);
-            }
-        }
+        self.trim_index()?;
         self.is_fresh = None;
         Ok(())
     }
@@ -236,7 +242,9 @@ impl Sink {
         let target = self.directory.join(&name);
         if logging.after.is_some() {
             // First: it must not be forgotten if we are killed.
-            File::create(todo_of(&target))?;
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o640);
+            options.custom_flags(libc::O_NOFOLLOW).open(todo_of(&target))?;
         }
         fs::rename(&path, &target)?;
         // Its index second: without it we, or the next one, would find one alone.
@@ -318,7 +326,7 @@ fn tail_of(log: &Path, run: u64) -> io::Result<Vec<u8>> {
         }
     }
     let Some(start) = start else { return Ok(Vec::new()) };
-    let file = File::open(log)?;
+    let file = open_to_read(log)?;
     let end = end.unwrap_or(u64::MAX).min(file.metadata()?.len());
     let start = start.max(end.saturating_sub(tails::LENGTH as u64));
     let mut text = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
@@ -332,6 +340,12 @@ fn open_to_write(path: &Path) -> io::Result<File> {
     options.read(true).write(true).create(true).truncate(false).mode(0o640);
     // A FIFO that nobody reads must not hold us up.
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
+/// Others may have put a link there, or a FIFO.
+fn open_to_read(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
 /// Finishes a rotation that was cut short: an index without `current` belongs to the
@@ -359,6 +373,18 @@ pub(super) fn todo(directory: &Path) -> Vec<PathBuf> {
     let rotated = names::all_rotated(directory).unwrap_or_default();
     let paths = rotated.into_iter().map(|name| directory.join(name));
     paths.filter(|path| fs::symlink_metadata(todo_of(path)).is_ok()).collect()
+}
+
+/// Removes a rotated file, whatever a command has made of it.
+pub(super) fn forget(rotated: &Path) -> io::Result<()> {
+    let stem = rotated.file_name().unwrap_or_default().to_string_lossy();
+    let Some(directory) = rotated.parent() else { return Ok(()) };
+    for name in names::all_rotated(directory)? {
+        if name.starts_with(&*stem) {
+            remove(directory, &name)?;
+        }
+    }
+    remove_lone(directory)
 }
 
 fn remove(directory: &Path, name: &str) -> io::Result<()> {

@@ -126,6 +126,11 @@ impl Stage {
     }
 }
 
+/// Whether there is anything in it.
+pub(super) fn is_left(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|about| about.len() > HEAD)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

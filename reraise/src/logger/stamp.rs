@@ -52,6 +52,12 @@ impl Stamp {
         stamp
     }
 
+    /// Its bytes.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
     fn text(&self) -> &[u8] {
         &self.text[..self.length]
     }

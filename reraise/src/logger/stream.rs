@@ -1,6 +1,8 @@
 //! The output of one service: its pipes, its logs, and which run is speaking.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,11 +11,11 @@ use super::pipes::{self, Side as Which, Use};
 use super::report::Report;
 use super::rules::{Rules, Script};
 use super::side::{Flow, Moment, Shared, Side};
-use crate::backend::Exit;
+use crate::backend::{Exit, native};
 use crate::history::{deaths, tails};
 use crate::messages;
 use crate::name::ServiceName;
-use crate::slot::{self, Phase, Slot};
+use crate::slot::{self, Phase, Slot, SlotFile};
 
 /// How often script and log are looked at while output flows.
 const LOOK: Duration = Duration::from_secs(1);
@@ -33,7 +35,9 @@ pub(super) struct Stream {
     used: Use,
     /// The run that follows when all of this one is read; 0: none.
     next: Option<(u64, Use)>,
-    /// Nothing follows for now, or ever.
+    /// No run follows, for now or for ever.
+    is_between: bool,
+    /// None ever.
     is_over: bool,
     sides: [Side; 2],
     pipes: [[Option<File>; 2]; 2],
@@ -64,9 +68,41 @@ pub(super) enum Found {
 }
 
 /// What the slot of a service says about its output.
-pub(super) fn look(own: &Path) -> Found {
-    let Some(slot) = slot::read(&own.join("run")) else { return Found::Over };
-    found(&slot)
+///
+/// # Errors
+/// When it cannot be read just now, which says nothing about the service.
+pub(super) fn look(own: &Path) -> io::Result<Found> {
+    match SlotFile::open_to_read(&own.join("run")) {
+        Ok(file) => Ok(file.read().map_or(Found::Over, |slot| found(&slot))),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Found::Over)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The last run of a service that has none now, if its output was kept.
+fn last_run(own: &Path) -> Option<(u64, Use)> {
+    let slot = slot::read(&own.join("run"))?;
+    let used = Use::from_byte(slot.pipes);
+    (slot.run != 0 && used.is_kept).then_some((slot.run, used))
+}
+
+/// The same, if it has ended before we heard of it and has left us something to do:
+/// its last words, say, which its worker holds for a moment.
+pub(super) fn left(own: &Path, name: &ServiceName) -> Option<(u64, Use)> {
+    let (run, used) = last_run(own)?;
+    let is_unread = |(which, turn): Pipe| {
+        let pipe = pipes::open(&pipes::path(own, which, turn));
+        pipe.is_ok_and(|pipe| native::unread(pipe.as_fd()) > 0)
+    };
+    let mut sides = [Side::new(own, Which::Out), Side::new(own, Which::Err)];
+    let is_left = PIPES.into_iter().any(is_unread) || sides.iter().any(Side::is_staged) || {
+        // That its script is gone, or makes no sense, is no matter any more.
+        let rules = Script::default().read(own, name)?.ok()?;
+        sides.iter_mut().any(|side| side.last_run(&rules, Moment::now()) == run)
+    };
+    is_left.then_some((run, used))
 }
 
 fn found(slot: &Slot) -> Found {
@@ -100,6 +136,7 @@ impl Stream {
             run: 0,
             used: Use::default(),
             next: None,
+            is_between: false,
             is_over: false,
             sides,
             pipes: [const { [const { None }; 2] }; 2],
@@ -127,9 +164,10 @@ impl Stream {
 
     /// Takes note of what the slot says. The pipes that are to be listened on from now
     /// on come back.
-    pub(super) fn learn(&mut self, found: Found, moment: Moment) -> std::io::Result<Vec<Pipe>> {
+    pub(super) fn learn(&mut self, found: Found, moment: Moment) -> io::Result<Vec<Pipe>> {
         let mut opened = Vec::new();
         self.is_over = found == Found::Over;
+        self.is_between = !matches!(found, Found::Open(..));
         match found {
             Found::Open(run, used) => {
                 let is_new = self.used == Use::default();
@@ -145,7 +183,7 @@ impl Stream {
                             *place = Some(file);
                             opened.push(pipe);
                         }
-                        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                         Err(e) => return Err(e),
                     }
                 }
@@ -163,20 +201,21 @@ impl Stream {
         Ok(opened)
     }
 
-    /// Heard of for the first time. What is in the other pipes was said before, by the
-    /// run that the log ends with.
+    /// Heard of for the first time. The run that the log ends with may be another one,
+    /// whose end nobody has noted; what is in the other pipes was said before, by that.
     fn begin(&mut self, run: u64, used: Use, moment: Moment) {
-        let has_rest = |stream: &Self, which: Which| {
-            let pipe = stream.pipe((which, !used.turn));
-            pipe.is_some_and(|pipe| {
-                crate::backend::native::unread(std::os::fd::AsFd::as_fd(pipe)) > 0
-            })
-        };
         (self.run, self.used) = (run, used);
-        if has_rest(self, Which::Out) || has_rest(self, Which::Err) {
-            self.refresh(moment);
-            let rules = self.rules.clone();
-            let before = rules.map_or(0, |rules| self.sides[0].run(&rules, moment));
+        let rules = self.rules(moment);
+        let [out, err] = &mut self.sides;
+        let before = match out.last_run(&rules, moment) {
+            0 if used.is_split => err.last_run(&rules, moment),
+            before => before,
+        };
+        let has_rest = [Which::Out, Which::Err].into_iter().any(|which| {
+            let pipe = self.pipe((which, !used.turn));
+            pipe.is_some_and(|pipe| native::unread(pipe.as_fd()) > 0)
+        });
+        if has_rest || ![0, run].contains(&before) {
             (self.run, self.used) = (before, Use { turn: !used.turn, ..used });
             self.next = Some((run, used));
         }
@@ -280,6 +319,10 @@ impl Stream {
             if run == 0 {
                 return false;
             }
+            if self.is_between {
+                // It is over as well by now.
+                self.next = Some((0, used));
+            }
         }
     }
 
@@ -288,19 +331,23 @@ impl Stream {
             return;
         }
         let exit = exit_of(&self.own, self.run);
-        let [out, err] = &mut self.sides;
-        let mut last = out.end_run(self.run, exit, rules, moment);
-        let last_error = match self.used.is_split {
-            true => err.end_run(self.run, exit, rules, moment),
-            false => Vec::new(),
-        };
-        if !last_error.is_empty() {
-            last = last_error;
+        let sides = 1 + usize::from(self.used.is_split);
+        let sides = &mut self.sides[..sides];
+        let mut last = Vec::new();
+        for side in sides.iter_mut() {
+            let said = side.tail(self.run, rules, moment);
+            if !said.is_empty() {
+                last = said;
+            }
         }
         if !last.is_empty()
             && let Err(e) = tails::keep(&self.own.join("tails"), self.run, &last)
         {
             messages::say(self.name.as_str(), &format!("cannot keep its last lines: {e}"));
+        }
+        // Last: whoever finds it noted looks no further.
+        for side in sides {
+            side.end_run(self.run, exit, moment);
         }
     }
 
@@ -315,7 +362,9 @@ impl Stream {
         if self.report == *before {
             return;
         }
-        let is_early = when.is_some_and(|when| moment.now.duration_since(when) < REPORT);
+        // Of what is over, this may be the last time.
+        let is_early =
+            !self.is_over && when.is_some_and(|when| moment.now.duration_since(when) < REPORT);
         let is_urgent = self.report.trouble != before.trouble;
         if is_early && !is_urgent {
             return;
@@ -346,14 +395,14 @@ impl Stream {
         self.sides.iter_mut().for_each(Side::close);
     }
 
-    /// Rotates its logs.
-    pub(super) fn rotate(&mut self, moment: Moment) -> std::io::Result<()> {
+    /// Rotates its logs; whether there was anything in them.
+    pub(super) fn rotate(&mut self, moment: Moment) -> io::Result<bool> {
         let rules = self.rules(moment);
-        self.sides[0].rotate(&rules, moment)?;
+        let mut has_rotated = self.sides[0].rotate(&rules, moment)?;
         if self.used.is_split {
-            self.sides[1].rotate(&rules, moment)?;
+            has_rotated |= self.sides[1].rotate(&rules, moment)?;
         }
-        Ok(())
+        Ok(has_rotated)
     }
 
     /// The commands that are to be run for rotated files.
@@ -369,6 +418,7 @@ impl Stream {
                     own: self.own.clone(),
                     directory: place.directory,
                     command: command.clone(),
+                    is_kept: rules.logging.keep > 0,
                 });
             }
         }

@@ -180,7 +180,9 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         was_signalled: false,
         pipes,
         published: None,
+        memory_kills: None,
         unwritten: Unwritten::default(),
+        asked: None,
         events: String::new(),
         _lock: lock,
     });

@@ -51,6 +51,9 @@ pub(super) fn known(files: &Files, run: u64) -> Option<Exit> {
 impl<B: ProcessBackend> Worker<B> {
     /// Writes down what has gathered.
     pub(super) fn write_events(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            let _ = asked.write(&self.files.file("asked"));
+        }
         if self.events.is_empty() {
             return;
         }
@@ -85,7 +88,7 @@ impl<B: ProcessBackend> Worker<B> {
     fn note_found(&mut self, exit: Exit, task: &Task) {
         // Asked for, and its worker was killed before it could write that down.
         let was_asked = || {
-            let asked = Asked::read(&self.files.file("asked"));
+            let asked = self.last_asked();
             let ended = self.when_left().unwrap_or_else(now);
             asked.is_some_and(|asked| asked.time <= ended)
         };
@@ -118,6 +121,8 @@ impl<B: ProcessBackend> Worker<B> {
             None if self.has_adopted => left_usage(&self.files.file("exit"), self.slot.run),
             known => known,
         };
+        let is_kill = matches!(exit, Exit::Signal { number: libc::SIGKILL, .. });
+        let is_for_memory = is_kill && cause == Cause::Itself && self.was_killed_for_memory();
         let death = Death {
             number: 0,
             run: self.slot.run,
@@ -128,7 +133,7 @@ impl<B: ProcessBackend> Worker<B> {
             exit,
             cause,
             usage,
-            is_for_memory: false,
+            is_for_memory,
             is_late: is_found && left.is_none(),
         };
         // What is there already was told already.
@@ -142,9 +147,17 @@ impl<B: ProcessBackend> Worker<B> {
             Cause::Itself | Cause::Launch(_) => "",
         };
         let core = if matches!(exit, Exit::Signal { core: true, .. }) { " core=1" } else { "" };
+        let memory = if is_for_memory { " memory=1" } else { "" };
         let (exit, lasted) = (exit_word(exit), lasted.as_secs_f64());
-        let more = format!("exit={exit}{core} lasted={lasted:.3}{cause}");
+        let more = format!("exit={exit}{core}{memory} lasted={lasted:.3}{cause}");
         self.event_of(death.run, process.pid, Kind::Ended, &more);
+    }
+
+    /// Whether the kernel has killed something for memory since the run was young. That
+    /// it was this one is likely, and not proved.
+    fn was_killed_for_memory(&self) -> bool {
+        let kills = self.backend.memory_kills();
+        kills.zip(self.memory_kills).is_some_and(|(now, before)| now > before)
     }
 
     /// When the status of the present run was left for us, microseconds since 1970:
@@ -159,8 +172,9 @@ impl<B: ProcessBackend> Worker<B> {
     /// We take over what another worker has left.
     #[inline(never)]
     pub(super) fn note_beginning(&mut self, task: &Task, then: Beginning, remains: Remains) {
-        if let Task::Leave { .. } = task {
-            self.note_asked("leave");
+        match task {
+            Task::Leave { .. } => self.note_asked("leave"),
+            _ => self.asked = self.link.take_asked(),
         }
         if let Remains::Dead(exit) = remains {
             // At the gate, which its launcher never opened: no run.
@@ -170,6 +184,9 @@ impl<B: ProcessBackend> Worker<B> {
                 self.note_found(exit, task);
             }
         }
+        if let Beginning::Adopt(_) = then {
+            self.memory_kills = self.backend.memory_kills();
+        }
         if matches!(then, Beginning::Adopt(_) | Beginning::Wait) {
             self.event(Kind::Adopted, &format!("worker={}", self.me.pid));
         }
@@ -177,7 +194,11 @@ impl<B: ProcessBackend> Worker<B> {
 
     /// Nobody has asked but a signal, or the end of the keeper.
     pub(super) fn note_asked(&mut self, verb: &str) {
-        let _ = Asked::note(&self.files.file("asked"), verb, "");
+        self.asked = Some(Asked::now(verb, ""));
+    }
+
+    fn last_asked(&self) -> Option<Asked> {
+        self.asked.clone().or_else(|| Asked::read(&self.files.file("asked")))
     }
 
     /// Composes what a step of the machine has changed.
@@ -189,6 +210,7 @@ impl<B: ProcessBackend> Worker<B> {
             self.event(Kind::CannotStart, &more);
         }
         if let (Input::Launched, State::Starting { .. }) = (input, self.machine.state()) {
+            self.memory_kills = self.backend.memory_kills();
             self.event(Kind::Starting, "");
         }
         if before == after {
@@ -204,7 +226,7 @@ impl<B: ProcessBackend> Worker<B> {
             }
             State::Stopping { again, .. } => {
                 let kind = if again { Kind::Restarting } else { Kind::Stopping };
-                let asked = Asked::read(&self.files.file("asked"));
+                let asked = self.last_asked();
                 let who = asked.map_or_else(String::new, |a| format!("asked={} {}", a.verb, a.who));
                 self.event(kind, who.trim_end());
             }

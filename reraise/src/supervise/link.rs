@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{ProcessBackend, ProcessId};
 use crate::control::{self, Frame, Got, Reader};
+use crate::history::asked::Asked;
 use crate::lock::{self, Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
@@ -78,6 +79,21 @@ impl Request {
         }
     }
 
+    /// Its word.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Start { once: false, .. } => "start",
+            Self::Start { once: true, .. } => "start-once",
+            Self::Stop { now: false, .. } => "stop",
+            Self::Stop { now: true, .. } => "stop-now",
+            Self::Leave { now: false } => "leave",
+            Self::Leave { now: true } => "leave-now",
+            Self::Resume { .. } => "resume",
+            Self::Restart => "restart",
+        }
+    }
+
     /// From what travelled; `None` for what a later version may ask.
     #[must_use]
     pub fn from_frame(frame: &Frame) -> Option<Self> {
@@ -125,6 +141,8 @@ pub struct Link {
     reader: Reader,
     /// Requests of this keeper that were received and not acknowledged.
     owed: usize,
+    /// Who has asked for what we were forked for.
+    asked: Option<Asked>,
     /// What is to be sent with the next frame.
     unsent: Vec<u8>,
     keeper: Option<KeeperCommand>,
@@ -155,6 +173,17 @@ impl Link {
         let name = name.as_str().to_owned();
         let (stream, keeper, heard) = (Some(stream), Some(keeper), Some(Instant::now()));
         Self { stream, keeper, name, heard, ..Self::default() }
+    }
+
+    /// The same, and who has asked.
+    #[must_use]
+    pub fn asked_by(self, asked: Option<Asked>) -> Self {
+        Self { asked, ..self }
+    }
+
+    /// Who has asked for what we were forked for; once.
+    pub(super) fn take_asked(&mut self) -> Option<Asked> {
+        self.asked.take()
     }
 
     /// To none: a worker that was started by hand.
@@ -201,18 +230,21 @@ impl Link {
         }
     }
 
-    /// The requests that have come in; `None` for one of a later version. Each
-    /// is to be acknowledged when it is done, see [`Self::acknowledge`].
+    /// The requests that have come in, and who has asked; `None` for one of a later
+    /// version. Each is to be acknowledged when it is done, see [`Self::acknowledge`].
     ///
     /// # Errors
     /// When no keeper can be looked for.
     pub fn receive<B: ProcessBackend>(
         &mut self,
         backend: &mut B,
-    ) -> io::Result<Vec<Option<Request>>> {
+    ) -> io::Result<Vec<(Option<Request>, Option<Asked>)>> {
         let Some(stream) = &self.stream else { return Ok(Vec::new()) };
         let mut requests = Vec::new();
-        let got = self.reader.read(stream, |frame| requests.push(Request::from_frame(&frame)));
+        let got = self.reader.read(stream, |frame| {
+            let asked = frame.texts().and_then(|fields| Asked::from_line(fields.last()?));
+            requests.push((Request::from_frame(&frame), asked));
+        });
         self.owed += requests.len();
         self.heard = Some(Instant::now());
         if !matches!(got, Ok(Got::Open | Got::Quiet)) {

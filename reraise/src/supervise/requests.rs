@@ -18,13 +18,14 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 impl<B: ProcessBackend> Worker<B> {
     pub(super) fn on_requests(&mut self) -> io::Result<()> {
-        for request in self.link.receive(&mut self.backend)? {
+        for (request, asked) in self.link.receive(&mut self.backend)? {
             if matches!(self.machine.state(), State::Over(_)) {
                 // We are leaving; the keeper gives the rest to our successor.
                 break;
             }
             // In the order in which they came.
             self.note_stop();
+            self.asked = asked.or(self.asked.take());
             match request {
                 Some(Request::Start { client, context, once }) => {
                     self.on_start(&client, &context, once)?;

@@ -12,6 +12,7 @@ use crate::backend::{
 };
 use crate::context::Context;
 use crate::error::{ExitCode, Fault, reason};
+use crate::history::asked::Asked;
 use crate::lock::LockFile;
 use crate::logger::bell;
 use crate::logger::pipes::{self, Held, Side, Use};
@@ -69,8 +70,12 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) pipes: Held,
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
+    /// See [`ProcessBackend::memory_kills`]: when the present run was young, or adopted.
+    pub(super) memory_kills: Option<u64>,
     /// What could not be written down, and is to be.
     pub(super) unwritten: publish::Unwritten,
+    /// Who has asked for something, until that is written down.
+    pub(super) asked: Option<Asked>,
     /// What happened and was not written down yet, see [`crate::history::events`].
     pub(super) events: String,
     pub(super) _lock: LockFile,

@@ -5,9 +5,10 @@
 //! A call that nobody else can see is passed over: whoever is killed before it has
 //! left the same as one that is killed before the next.
 
-use std::os::unix::fs::symlink;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
@@ -17,13 +18,13 @@ use nix::unistd::Pid;
 use reraise::record::Phase;
 
 use crate::support::{
-    Done, Fifo, LIMIT, Sandbox, finish, is_alive, pause, say, signal, skipped, spawn, wait_for,
-    wait_gone, wait_some,
+    Done, Fifo, LIMIT, Sandbox, auto_reraise, finish, is_alive, pause, reraise, say, signal,
+    skipped, spawn, wait_for, wait_gone, wait_some,
 };
 
 /// Calls of which nobody else can tell whether they were made, once whoever made
 /// them is dead.
-const INVISIBLE: [libc::c_long; 41] = [
+const INVISIBLE: [libc::c_long; 42] = [
     libc::SYS_brk,
     libc::SYS_chdir,
     libc::SYS_clock_gettime,
@@ -58,6 +59,7 @@ const INVISIBLE: [libc::c_long; 41] = [
     libc::SYS_prctl,
     libc::SYS_pread64,
     libc::SYS_prlimit64,
+    libc::SYS_read,
     libc::SYS_readlinkat,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
@@ -82,11 +84,32 @@ const INVISIBLE_TOO: [libc::c_long; 7] = [
 const INVISIBLE_TOO: [libc::c_long; 0] = [];
 
 /// A process that we hold by ptrace(2).
-struct Traced(Pid);
+pub(crate) struct Traced(Pid);
+
+/// A call that is about to be made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) number: libc::c_long,
+    pub(crate) arguments: [u64; 6],
+}
+
+impl Call {
+    /// Whether somebody else can tell that it was made.
+    fn is_visible(&self) -> bool {
+        let makes = (libc::O_CREAT | libc::O_TRUNC) as u64;
+        let locks = [libc::F_SETLK, libc::F_SETLKW].map(|how| how as u64);
+        let is_look = match self.number {
+            libc::SYS_openat => self.arguments[2] & makes == 0,
+            libc::SYS_fcntl => !locks.contains(&self.arguments[1]),
+            _ => false,
+        };
+        !is_look && !INVISIBLE.contains(&self.number) && !INVISIBLE_TOO.contains(&self.number)
+    }
+}
 
 enum Next {
     /// It is about to make this call.
-    Call(libc::c_long),
+    Call(Call),
     /// It has forked this process, which is held as well.
     Forked(Pid),
     /// What was waited for has come, and it has been let go.
@@ -97,7 +120,7 @@ enum Next {
 
 /// What became of whoever was to be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     Killed,
     /// It was through before.
     Through,
@@ -117,7 +140,7 @@ impl Traced {
     }
 
     /// The same, and it stands still.
-    fn stop(pid: i32) -> Option<Self> {
+    pub(crate) fn stop(pid: i32) -> Option<Self> {
         let traced = Self::seize(pid, Options::empty())?;
         ptrace::interrupt(traced.0).unwrap();
         waitpid(traced.0, Some(WaitPidFlag::__WALL)).unwrap();
@@ -179,18 +202,45 @@ impl Traced {
         }
     }
 
+    /// Kills it before it makes one of these calls; nobody hears of that yet.
+    fn kill_before(&self, one: libc::c_long, other: libc::c_long) {
+        loop {
+            match self.next(true, &mut || false) {
+                Next::Call(call) if [one, other].contains(&call.number) => break,
+                Next::Call(_) | Next::Forked(_) => {}
+                Next::Free | Next::Ended => panic!("it never makes that call"),
+            }
+        }
+        kill(self.0, Signal::SIGKILL).unwrap();
+    }
+
+    /// Waits until it is dead, after it was killed. Its parent hears of that when we
+    /// have.
+    fn bury(&self) {
+        while !matches!(self.next(false, &mut || false), Next::Ended) {}
+    }
+
     /// Kills it before it makes a visible call for the n-th time, unless it has had
     /// enough before.
-    fn kill_at(&self, calls: usize, mut is_enough: impl FnMut() -> bool) -> End {
+    fn kill_at(&self, calls: usize, is_enough: impl FnMut() -> bool) -> End {
+        self.kill_at_one(Call::is_visible, calls, is_enough)
+    }
+
+    /// The same for calls of some kind.
+    pub(crate) fn kill_at_one(
+        &self,
+        is_one: impl Fn(&Call) -> bool,
+        calls: usize,
+        mut is_enough: impl FnMut() -> bool,
+    ) -> End {
         let mut left = calls;
         loop {
             match self.next(true, &mut is_enough) {
-                Next::Call(call) if INVISIBLE.contains(&call) || INVISIBLE_TOO.contains(&call) => {}
+                Next::Call(call) if !is_one(&call) => {}
                 Next::Call(_) if left > 0 => left -= 1,
                 Next::Call(_) => {
                     kill(self.0, Signal::SIGKILL).unwrap();
-                    // Its parent hears of it when we have.
-                    while !matches!(self.next(false, &mut || false), Next::Ended) {}
+                    self.bury();
                     return End::Killed;
                 }
                 Next::Forked(_) => {}
@@ -200,9 +250,8 @@ impl Traced {
     }
 }
 
-/// The number of the call that a process is about to make; `None` when it comes from
-/// one.
-fn entered(pid: Pid) -> Option<libc::c_long> {
+/// The call that a process is about to make; `None` when it comes from one.
+fn entered(pid: Pid) -> Option<Call> {
     // SAFETY: all-zero is a valid value.
     let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
     let size = size_of_val(&info);
@@ -213,7 +262,8 @@ fn entered(pid: Pid) -> Option<libc::c_long> {
         return None;
     }
     // SAFETY: that is what `op` says is there.
-    Some(unsafe { info.u.entry.nr }.cast_signed() as libc::c_long)
+    let entry = unsafe { info.u.entry };
+    Some(Call { number: entry.nr.cast_signed() as libc::c_long, arguments: entry.args })
 }
 
 /// A sandbox with a service that keeps its keeper there.
@@ -221,7 +271,11 @@ struct Scene {
     s: Sandbox,
     /// Each run writes its pid here.
     runs: Fifo,
+    begun: Instant,
 }
+
+/// On a machine that is busy with something else, the last calls are left out.
+const ENOUGH: Duration = Duration::from_secs(12);
 
 impl Scene {
     fn new() -> Self {
@@ -231,10 +285,18 @@ impl Scene {
             "web",
             &format!("config_start_sec=0\necho $$ >{}\nexec sleep 1000000", runs.shown()),
         );
-        let scene = Self { s, runs };
+        let scene = Self { s, runs, begun: Instant::now() };
         let pid = scene.s.up("web");
         assert_eq!(scene.runs.number(), pid);
         scene
+    }
+
+    fn is_late(&self, calls: usize) -> bool {
+        let is_late = calls > 5 && self.begun.elapsed() > ENOUGH;
+        if is_late {
+            skipped("the last calls, since the machine is slow");
+        }
+        is_late
     }
 
     /// Another service like it.
@@ -262,7 +324,7 @@ impl Scene {
     /// The runs that have said so, and live.
     fn heard(&self) -> Vec<i32> {
         let mut all = Vec::new();
-        while !self.runs.is_silent(std::time::Duration::ZERO) {
+        while !self.runs.is_silent(Duration::ZERO) {
             all.push(self.runs.number());
         }
         all.retain(|&pid| is_alive(pid));
@@ -306,6 +368,9 @@ impl Scene {
     }
 }
 
+/// For a keeper whose next worker is to be held.
+const FORKS: Options = Options::PTRACE_O_TRACEFORK.union(Options::PTRACE_O_TRACECLONE);
+
 /// Lets a keeper go on until it has forked a worker, which is held from its first call.
 fn forked(keeper: &Traced) -> Traced {
     let Next::Forked(worker) = keeper.next(false, &mut || false) else { panic!("no fork") };
@@ -329,9 +394,11 @@ fn end_of(command: &Command, child: Child) -> Done {
 fn a_worker_that_starts_a_service() {
     let scene = Scene::new();
     for calls in 0.. {
+        if scene.is_late(calls) {
+            return scene.end(calls);
+        }
         let name = scene.another(calls);
-        let events = Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACECLONE;
-        let Some(keeper) = Traced::seize(scene.s.keeper(), events) else { return };
+        let Some(keeper) = Traced::seize(scene.s.keeper(), FORKS) else { return };
         let (command, mut child) = scene.command(&["start", &name]);
         let worker = forked(&keeper);
         let end = worker.kill_at(calls, || {
@@ -359,6 +426,9 @@ fn a_worker_that_starts_a_service() {
 fn a_worker_that_raises_what_fell() {
     let scene = Scene::new();
     for calls in 0.. {
+        if scene.is_late(calls) {
+            return scene.end(calls);
+        }
         let (name, old) = scene.running(calls);
         let Some(worker) = Traced::stop(scene.s.worker(&name)) else { return };
         signal(old, Signal::SIGKILL);
@@ -380,6 +450,9 @@ fn a_worker_that_raises_what_fell() {
 fn a_worker_that_stops_a_service() {
     let scene = Scene::new();
     for calls in 0.. {
+        if scene.is_late(calls) {
+            return scene.end(calls);
+        }
         let (name, pid) = scene.running(calls);
         let Some(worker) = Traced::stop(scene.s.worker(&name)) else { return };
         let (command, child) = scene.command(&["stop", &name]);
@@ -399,6 +472,9 @@ fn a_worker_that_stops_a_service() {
 fn a_worker_that_restarts_a_service() {
     let scene = Scene::new();
     for calls in 0.. {
+        if scene.is_late(calls) {
+            return scene.end(calls);
+        }
         let (name, old) = scene.running(calls);
         let Some(worker) = Traced::stop(scene.s.worker(&name)) else { return };
         let (command, mut child) = scene.command(&["restart", &name]);
@@ -421,9 +497,141 @@ fn a_worker_that_restarts_a_service() {
 }
 
 #[test]
+fn a_worker_that_adopts_a_service() {
+    let scene = Scene::new();
+    for calls in 0.. {
+        if scene.is_late(calls) {
+            return scene.end(calls);
+        }
+        let (name, pid) = scene.running(calls);
+        let former = scene.s.worker(&name);
+        let Some(keeper) = Traced::seize(scene.s.keeper(), FORKS) else { return };
+        signal(former, Signal::SIGKILL);
+        let worker = forked(&keeper);
+        let new = Some(worker.0.as_raw());
+        let end = worker.kill_at(calls, || {
+            scene.s.record(&name).is_some_and(|r| r.worker == new && r.phase == Phase::Run)
+        });
+        if end == End::Through {
+            return scene.end(calls);
+        }
+        let case = format!("call {calls}");
+        let found = scene.settled(&name, worker.0.as_raw(), vec![pid], &case);
+        let raised = scene.s.record(&name).unwrap().more.unwrap().raised;
+        assert_eq!((found, raised), (pid, 0), "{case}");
+        scene.s.ok(&["stop", &name]);
+        scene.gone(&name, &[pid], &case);
+    }
+}
+
+#[test]
+fn a_worker_that_goes_on_stopping_a_service() {
+    let scene = Scene::new();
+    for calls in 0.. {
+        if scene.is_late(calls) {
+            return scene.end(calls);
+        }
+        let (name, pid) = scene.running(calls);
+        // It was told to stop, and dies before it can send the signal.
+        let Some(former) = Traced::stop(scene.s.worker(&name)) else { return };
+        let (command, child) = scene.command(&["stop", &name]);
+        former.kill_before(libc::SYS_pidfd_send_signal, libc::SYS_kill);
+        let Some(keeper) = Traced::seize(scene.s.keeper(), FORKS) else { return };
+        former.bury();
+        let worker = forked(&keeper);
+        let end = worker.kill_at(calls, || false);
+        end_of(&command, child).expect(0);
+        scene.gone(&name, &[pid], &format!("call {calls}"));
+        if end == End::Through {
+            return scene.end(calls);
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_gives_up() {
+    let scene = Scene::new();
+    let go = scene.s.fifo("go");
+    let body = format!(
+        "config_start_sec=0\nconfig_restart=never\necho $$ >{}\nread line <{}\nexit 3",
+        scene.runs.shown(),
+        go.shown()
+    );
+    for calls in 0.. {
+        if scene.is_late(calls) {
+            return scene.end(calls);
+        }
+        let name = format!("job-{calls}");
+        scene.s.script(&name, &body);
+        let pid = scene.s.up(&name);
+        assert_eq!(scene.runs.number(), pid);
+        let Some(worker) = Traced::stop(scene.s.worker(&name)) else { return };
+        fs::write(&go.path, "go\n").unwrap();
+        let end = worker.kill_at(calls, || false);
+        let case = format!("call {calls}");
+        let record = scene.s.wait_phase(&name, Phase::Error);
+        wait_for(&format!("its worker to end: {case}"), || scene.s.find_worker(&name).is_none());
+        // Whoever had seen how may have been killed before it could write that down.
+        assert!([None, Some(3)].contains(&record.exit), "{case}: {record:?}");
+        assert_eq!((record.worker, record.pid), (None, None), "{case}");
+        assert!(scene.heard().is_empty(), "{case}: a further run");
+        if end == End::Through {
+            assert_eq!(record.exit, Some(3));
+            return scene.end(calls);
+        }
+    }
+}
+
+#[test]
+fn a_keeper_that_becomes_another_program() {
+    let scene = Scene::new();
+    let s = &scene.s;
+    let pid = s.pid("web");
+    let dir = s.at("bin");
+    fs::create_dir(&dir).unwrap();
+    fs::copy(reraise(), dir.join("reraise")).unwrap();
+    for calls in 0.. {
+        if scene.is_late(calls) {
+            return scene.end(calls);
+        }
+        // Another file is another build.
+        let new = dir.join("new");
+        fs::copy(auto_reraise(), &new).unwrap();
+        fs::rename(&new, dir.join("auto-reraise")).unwrap();
+        let build = fs::metadata(dir.join("auto-reraise")).unwrap().ino();
+        let Some(keeper) = Traced::stop(s.keeper()) else { return };
+        let mut command = s.program(dir.join("reraise"));
+        command.arg("upgrade").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = spawn(&mut command);
+        let end = keeper.kill_at(calls, || is_over(&mut child));
+        let done = end_of(&command, child);
+        // Whoever dies as the new one has not stayed up, and the old one goes on.
+        assert!(done.code == 0 || end == End::Killed && done.code == 1, "{calls}: {done:?}");
+        let case = format!("call {calls}");
+        let program = |pid: i32| Some(fs::metadata(format!("/proc/{pid}/exe")).ok()?.ino());
+        wait_for(&format!("all to be of one build: {case}"), || {
+            let all = [s.find_keeper(), s.find_worker("web")].map(|one| program(one?));
+            let is_new = all[0] == Some(build);
+            all[0].is_some() && all[0] == all[1] && (is_new || done.code != 0)
+        });
+        wait_for(&format!("its record: {case}"), || {
+            s.record("web").is_some_and(|r| r.worker == s.find_worker("web"))
+        });
+        assert!(is_alive(pid) && scene.heard().is_empty(), "{case}");
+        assert_eq!(s.pid("web"), pid, "{case}");
+        if end == End::Through {
+            return scene.end(calls);
+        }
+    }
+}
+
+#[test]
 fn a_keeper_that_forks_a_worker() {
     let scene = Scene::new();
     for calls in 0.. {
+        if scene.is_late(calls) {
+            return scene.end(calls);
+        }
         let name = scene.another(calls);
         let old = scene.s.keeper();
         let Some(keeper) = Traced::stop(old) else { return };

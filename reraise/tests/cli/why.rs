@@ -8,7 +8,9 @@ use reraise::backend::Exit;
 use reraise::history::deaths::{self, Cause, Death};
 use reraise::record::Phase;
 
-use crate::support::{SLEEPER, Sandbox, signal, wait_for, wait_gone};
+use crate::support::{
+    SLEEPER, Sandbox, as_ordinary, signal, skip_unless_root, wait_for, wait_gone,
+};
 
 /// Ends of runs that are remembered, the oldest first.
 fn deaths(s: &Sandbox, name: &str) -> Vec<Death> {
@@ -225,4 +227,95 @@ fn a_ring_that_cannot_be_written_stops_nothing() {
     says(&why(&s, "web"), &["web: running"]);
     s.ok(&["stop", "web"]);
     assert_eq!(s.ok(&["events"]), "");
+}
+
+/// A control group in which little memory may be used; gone when it is dropped.
+#[cfg(target_os = "linux")]
+struct Group(std::path::PathBuf);
+
+#[cfg(target_os = "linux")]
+impl Group {
+    fn new() -> Option<Self> {
+        let name = format!("reraise-test-{}", std::process::id());
+        [("memory", "memory.limit_in_bytes"), ("", "memory.max")].into_iter().find_map(
+            |(top, limit)| {
+                let path = std::path::Path::new("/sys/fs/cgroup").join(top).join(&name);
+                fs::create_dir(&path).ok()?;
+                let group = Self(path);
+                fs::write(group.0.join(limit), "60000000").ok()?;
+                Some(group)
+            },
+        )
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_was_killed_for_memory() {
+    let Some(group) = Group::new() else {
+        return crate::support::skipped("no control group can be made here");
+    };
+    let s = Sandbox::new();
+    let eat = "x=xxxxxxxxxxxxxxxx\nwhile :; do x=$x$x; done";
+    s.script("web", &format!("config_start_sec=0.01\nconfig_restart=never\nsleep 0.1\n{eat}"));
+    let procs = group.0.join("cgroup.procs");
+    let start = format!("echo $$ >{} && exec \"$RERAISE\" start web", procs.display());
+    s.shell(&start).expect(0);
+    s.wait_phase("web", Phase::Error);
+    let all = deaths(&s, "web");
+    assert!(all.len() == 1 && all[0].is_for_memory, "{all:?}");
+    says(&why(&s, "web"), &["signal KILL (killed for memory)", "give it more"]);
+    wait_for("an empty group", || fs::read_to_string(&procs).is_ok_and(|text| text.is_empty()));
+    // By somebody's hand it is not said.
+    s.script("hand", SLEEPER);
+    let pid = s.up("hand");
+    signal(pid, Signal::SIGKILL);
+    let all = wait_deaths(&s, "hand", 1);
+    assert!(!all[0].is_for_memory, "{all:?}");
+}
+
+#[test]
+fn workers_that_keep_failing_are_named() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    s.up("web");
+    let worker = s.worker("web");
+    // No worker can take this for a lock.
+    let lock = s.state().join("s/web/lock");
+    fs::rename(&lock, s.at("lock")).unwrap();
+    fs::create_dir(&lock).unwrap();
+    signal(worker, Signal::SIGKILL);
+    wait_for("the third failure", || s.messages().contains("has failed 3 times"));
+    let text = why(&s, "web");
+    says(&text, &["nobody watches it", "its worker has failed ", "another worker comes in "]);
+    says(&text, &["# says why", "reraise doctor"]);
+    fs::remove_dir(&lock).unwrap();
+    fs::rename(s.at("lock"), &lock).unwrap();
+    s.ok(&["start", "web"]);
+    wait_for("another worker", || s.find_worker("web").is_some_and(|new| new != worker));
+}
+
+#[test]
+fn what_is_anothers_is_said_to_be() {
+    if skip_unless_root("another user") {
+        return;
+    }
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    let pid = s.up("web");
+    let reraise = s.public_programs();
+    let done = s.run(as_ordinary(s.program(reraise).args(["why", "web"])));
+    let done = done.expect(0);
+    let text = done.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    let running = format!("pid {pid}");
+    says(&text, &["web: running for", &running, "wanted known to its owner alone"]);
+    says(&text, &["sudo -u root reraise why web # knows more"]);
+    assert!(!text.contains("happened"), "{text}");
 }

@@ -74,7 +74,8 @@ impl Lab {
     pub(crate) fn log(&self) -> String {
         let ours =
             if self.owner == Person::me() { self.s.l.clone() } else { self.state().join("log") };
-        fs::read_to_string(ours.join(self.name).join("current")).unwrap()
+        // It has said nothing yet, perhaps.
+        fs::read_to_string(ours.join(self.name).join("current")).unwrap_or_default()
     }
 
     #[track_caller]

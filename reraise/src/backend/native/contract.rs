@@ -34,6 +34,7 @@ const _: fn(usize) = sys::guard;
 const _: fn() -> i32 = sys::parent;
 const _: fn(bool) -> Result<Child> = sys::peek_child;
 const _: fn(i32) -> Option<(u64, u64)> = sys::usage_of_ended;
+const _: fn() -> Option<u64> = sys::memory_kills;
 const _: fn(i32) -> Result<bool> = sys::is_stopped;
 const _: fn(i32) -> Result<bool> = sys::knows_its_children;
 const _: fn() = sys::prepare_title;
@@ -54,6 +55,7 @@ const _: fn(&mut sys::EventQueue, i32, u64) -> Result<bool> = sys::EventQueue::w
 const _: fn(&mut sys::EventQueue, i32) = sys::EventQueue::forget_process;
 const _: fn(&mut sys::EventQueue, BorrowedFd<'_>, u64) -> Result<()> =
     sys::EventQueue::watch_readable;
+const _: fn(&mut sys::EventQueue, BorrowedFd<'_>, u64) -> Result<()> = sys::EventQueue::watch_pipe;
 const _: fn(&mut sys::EventQueue, BorrowedFd<'_>) = sys::EventQueue::forget_readable;
 const _: fn(&mut sys::EventQueue, Option<Duration>) -> Result<Option<sys::Event>> =
     sys::EventQueue::next;

@@ -66,7 +66,7 @@ pub(super) fn explain(f: &Facts) -> Explanation {
             ..Explanation::default()
         },
     };
-    e.wanted = wanted(f);
+    e.wanted = wanted(f, &e.headline);
     let mut happened = pattern::describe(&f.deaths, f.now);
     happened.append(&mut e.happened);
     e.happened = happened;
@@ -120,7 +120,7 @@ fn who(f: &Facts, asked: &Asked) -> String {
     format!("{by} at {}", clock::short(asked.time, f.now))
 }
 
-fn wanted(f: &Facts) -> String {
+fn wanted(f: &Facts, headline: &str) -> String {
     if f.owner.is_some() && !f.is_open {
         return "known to its owner alone".to_owned();
     }
@@ -131,7 +131,10 @@ fn wanted(f: &Facts) -> String {
         None => "nothing: nobody has asked for it yet",
     };
     match &f.asked {
-        Some(asked) if f.wanted.is_some() => format!("{what}; last asked by {}", who(f, asked)),
+        // Once is enough.
+        Some(asked) if f.wanted.is_some() && !headline.ends_with(&who(f, asked)) => {
+            format!("{what}; last asked by {}", who(f, asked))
+        }
         _ => what.to_owned(),
     }
 }
@@ -248,29 +251,33 @@ fn fallen(f: &Facts) -> Explanation {
     };
     let left = clock::span(left);
     e.headline = format!("fell, and waits for its next start in {left}");
-    let (why, then) = match (f.failures, f.config.max_retry) {
-        (0, _) if matches!(f.deaths.last().map(|d| d.cause), Some(Cause::Launch(_))) => {
-            ("the system is short of something".to_owned(), String::new())
+    let then = match f.config.max_retry {
+        Some(max) if f.failures > 0 && f.failures >= max => {
+            "; if that fails as well, it is given up".to_owned()
         }
-        (0, _) => {
-            ("its runs end within a second: not more than one a second".to_owned(), String::new())
+        Some(max) if f.failures > 0 => {
+            format!("; after {} more it is given up", max - f.failures + 1)
         }
-        (n, max) => (
-            format!("failed start {n} in a row: it waits {} times as long", n - 1),
-            match max {
-                None => String::new(),
-                Some(max) if n >= max => "; if that fails as well, it is given up".to_owned(),
-                Some(max) => format!("; after {} more it is given up", max - n + 1),
-            },
-        ),
+        _ => String::new(),
     };
-    e.rule = Some(match f.failures {
-        0 => rule(f, "start_sec", why),
-        _ => rule(f, "retry_sec", why),
-    });
+    e.rule = Some(why_it_waits(f));
     e.next = format!("it is started in {left}{then}");
     e.todo.push(format!("reraise restart {}   # at once", f.name));
     e
+}
+
+fn why_it_waits(f: &Facts) -> Rule {
+    let steps = f.failures.saturating_sub(1);
+    match f.failures {
+        0 if matches!(f.deaths.last().map(|d| d.cause), Some(Cause::Launch(_))) => {
+            rule(f, "start_sec", "the system is short of something, which is no failed start")
+        }
+        0 => rule(f, "start_sec", "what ends at once again and again is raised once a second"),
+        n if f.config.retry_sec.saturating_mul(steps) > f.config.retry_max_sec => {
+            rule(f, "retry_max_sec", format!("failed start {n} in a row, and no longer wait"))
+        }
+        n => rule(f, "retry_sec", format!("failed start {n} in a row waits {steps} times that")),
+    }
 }
 
 /// Whether it was asked for a single run.

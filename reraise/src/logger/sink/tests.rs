@@ -104,6 +104,8 @@ fn what_is_cut_takes_its_marks_along() {
     }
     sink.cut(7).unwrap();
     assert_eq!((sink.end(), sink.run(), sink.is_fresh().unwrap()), (7, 2, false));
+    // Also for whoever comes next.
+    assert_eq!(index::read(&sink.path()).unwrap().len(), 2);
     sink.mark(1, 4, Mark::Begin).unwrap();
     let runs: Vec<u64> = index::read(&sink.path()).unwrap().iter().map(|e| e.run).collect();
     assert_eq!(runs, [1, 2, 4]);
@@ -158,4 +160,75 @@ fn the_index_is_thin() {
     assert_eq!(said(300, 10), 1);
     assert_eq!(said(100, 20), 2);
     assert_eq!(said(1, 2_000_000), 3);
+}
+
+#[test]
+fn a_log_that_somebody_has_truncated_takes_its_marks_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = place(&dir);
+    let mut sink = Sink::open(&place, 1).unwrap();
+    for run in [1, 2, 3] {
+        sink.mark(1, run, Mark::Begin).unwrap();
+        sink.write(b"line\n").unwrap();
+    }
+    fs::write(sink.path(), "li").unwrap();
+    let sink = Sink::open(&place, 1).unwrap();
+    assert_eq!((sink.end(), sink.run()), (2, 1));
+    assert_eq!(index::read(&sink.path()).unwrap().len(), 1);
+}
+
+#[test]
+fn nobody_is_held_up_or_led_elsewhere_by_what_stands_beside_a_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = place(&dir);
+    fs::create_dir(&place.directory).unwrap();
+    let at = |name: &str| place.directory.join(name);
+    let mode = nix::sys::stat::Mode::S_IRWXU;
+    nix::unistd::mkfifo(&at(".current.idx"), mode).unwrap();
+    fs::write(at(CURRENT), "").unwrap();
+    let mut sink = Sink::open(&place, 1).unwrap();
+    assert!(sink.mark(1, 7, Mark::Begin).is_err());
+    fs::remove_file(at(".current.idx")).unwrap();
+    sink.mark(1, 7, Mark::Begin).unwrap();
+    sink.write(b"line\n").unwrap();
+    // The next name can be foretold.
+    fs::write(at(&names::rotated(8)), "").unwrap();
+    let victim = dir.path().join("victim");
+    fs::write(&victim, "dear").unwrap();
+    std::os::unix::fs::symlink(&victim, todo_of(&at(&names::rotated(9)))).unwrap();
+    let logging = Logging { after: Some("true".into()), ..Logging::default() };
+    assert_eq!(sink.rotate(&logging, 5).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "dear");
+    nix::unistd::mkfifo(&at(&names::rotated(10)), mode).unwrap();
+    nix::unistd::mkfifo(&at(&format!(".{}.idx", names::rotated(10))), mode).unwrap();
+    assert_eq!(sink.tail(7).unwrap(), b"line\n");
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_no_log_from_growing_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sink = Sink::open(&place(&dir), 1 << 60).unwrap();
+    sink.mark(1 << 60, 7, Mark::Begin).unwrap();
+    sink.write(b"line\n").unwrap();
+    let logging = Logging { age: Some(std::time::Duration::from_micros(5)), ..Logging::default() };
+    let sink = Sink::open(&place(&dir), 10).unwrap();
+    assert!(!sink.is_due(&logging, 10) && sink.is_due(&logging, 15));
+}
+
+#[test]
+fn what_a_command_is_still_to_be_run_for_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = place(&dir);
+    let logging = Logging { keep: 0, after: Some("true".into()), ..Logging::default() };
+    let mut sink = Sink::open(&place, 1).unwrap();
+    for time in [1, 2] {
+        sink.write(b"line\n").unwrap();
+        sink.rotate(&logging, time).unwrap();
+    }
+    let file = place.directory.join(names::rotated(2));
+    assert_eq!(todo(&place.directory), std::slice::from_ref(&file));
+    fs::rename(&file, format!("{}.gz", file.display())).unwrap();
+    forget(&file).unwrap();
+    assert_eq!(hidden(&place), [".current.idx"]);
+    assert_eq!(names::all_rotated(&place.directory).unwrap(), [""; 0]);
 }

@@ -8,6 +8,7 @@ use crate::backend::{Exit, Signal};
 use crate::record::Phase;
 use crate::supervise::begin::Task;
 use crate::supervise::link::Request;
+use crate::supervise::machine::Outcome;
 use crate::wanted::Wanted;
 
 fn stubborn() -> Behaviour {
@@ -250,6 +251,18 @@ fn how_the_last_run_ended_is_not_forgotten_with_the_worker() {
     assert_eq!(bench.run_until(bench.start(), 50), End::TimeUp);
     assert_eq!(bench.resume(), End::Quiet);
     assert_eq!(bench.record().unwrap().exit, Some(3));
+}
+
+#[test]
+fn how_a_run_ended_is_known_also_while_its_rest_is_being_ended() {
+    let rest = Offspring::new(stubborn()).in_own_session();
+    let fall = Behaviour::exits(7).after(secs(20)).forking(rest);
+    let bench = Bench::new("config_ok_exit=7\nconfig_restart=on-failure", [fall]);
+    bench.fake.hide_exits();
+    assert_eq!(bench.run_until(bench.start(), 21), End::TimeUp);
+    assert_eq!(bench.slot().phase, crate::slot::Phase::Clearing);
+    assert_eq!(bench.resume(), End::Over(Outcome::Done(Exit::Code(7))));
+    assert_eq!((bench.record().unwrap().exit, bench.fake.living()), (Some(7), vec![]));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use super::{count_in_order, find_logger, kill_logger, rotated, whole};
-use crate::support::{Sandbox, is_root, signal, skip_unless_root, skipped, wait_for};
+use super::{count_in_order, find_logger, kill_logger, logger, rotated, whole};
+use crate::support::{Sandbox, is_root, signal, skip_unless_root, skipped, wait_for, wait_gone};
 
 /// A file system of its own, in memory; it is gone when this is dropped.
 struct Mount(PathBuf);
@@ -124,6 +124,36 @@ fn log_full_drop_new_counts_what_is_lost_and_says_so_where_it_is_missing() {
 }
 
 #[test]
+fn where_only_the_records_disk_is_full_nothing_is_lost_or_removed() {
+    let s = Sandbox::new();
+    let Some(_small) = Mount::new(&s.p, "1m") else { return };
+    let go = s.at("go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let keys = "config_start_sec=0\nconfig_log_time=epoch\nconfig_log_size=1k";
+    s.script(
+        "web",
+        &format!("{keys}\nseq 1 200\nread x <{}\nseq 201 400\nexec sleep 1000000", go.display()),
+    );
+    s.up("web");
+    let log = s.l.join("web");
+    let said = |last: &str| whole(&log).ends_with(format!(" {last}\n").as_bytes());
+    wait_for("the first lines", || said("200"));
+    let before = rotated(&log);
+    // No file is much longer than it may be, times included.
+    assert!(before.len() > 2);
+    assert!(before.iter().all(|file| file.metadata().unwrap().len() < 1024 + 100));
+    // As full as can be.
+    let mut ballast = fs::File::create(s.p.join(".ballast")).unwrap();
+    while std::io::Write::write_all(&mut ballast, &[0; 512]).is_ok() {}
+    fs::write(&go, "\n").unwrap();
+    wait_for("the rest", || said("400"));
+    assert!(before.iter().all(|file| file.exists()));
+    assert!(!s.ok(&["status", "--long", "web"]).contains("lost"));
+    fs::remove_file(s.p.join(".ballast")).unwrap();
+    s.ok(&["stop", "web"]);
+}
+
+#[test]
 fn log_full_block_loses_nothing() {
     for time in ["none", "epoch"] {
         let s = Sandbox::new();
@@ -152,6 +182,45 @@ fn log_full_block_loses_nothing() {
         }
         assert_eq!(count_in_order(&numbers), 600_000, "{time}");
     }
+}
+
+#[test]
+fn where_no_file_can_be_made_a_rotation_makes_room_and_goes_on() {
+    let s = Sandbox::new();
+    let place = s.at("small");
+    let Some(_small) = Mount::new(&place, "8m,nr_inodes=9") else { return };
+    let keys =
+        format!("config_log={}/log\nconfig_log_size=1k\nconfig_log_keep=1000", place.display());
+    let done = counter(&s, &keys, 5000);
+    s.up("web");
+    assert_eq!(done.line(), "done");
+    let log = place.join("log");
+    wait_for("the last line", || whole(&log).ends_with(b"\n5000\n"));
+    let text = String::from_utf8(whole(&log)).unwrap();
+    assert!(!text.contains("dropped"), "{text}");
+    let numbers: Vec<usize> = text.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(numbers.len() > 200 && numbers.windows(2).all(|two| two[1] == two[0] + 1));
+    s.ok(&["stop", "web"]);
+}
+
+#[test]
+fn a_logger_that_nobody_can_find_any_more_ends() {
+    let s = Sandbox::new();
+    let place = s.at("small");
+    let Some(_small) = Mount::new(&place, "64k") else { return };
+    let keys = format!("config_log={}/log\nconfig_log_full=block", place.display());
+    s.script("web", &format!("config_start_sec=0\n{keys}\nwhile :; do echo line; done"));
+    s.up("web");
+    wait_for("the trouble to be known", || {
+        s.ok(&["status", "--long", "web"]).contains("no space left on device")
+    });
+    let logger = logger(&s);
+    s.ok(&["stop", "web"]);
+    wait_for("the keeper to end", || s.find_keeper().is_none());
+    // It waits for room.
+    assert_eq!(find_logger(&s), Some(logger));
+    fs::remove_dir_all(s.state()).unwrap();
+    wait_gone(logger);
 }
 
 #[test]
@@ -227,6 +296,28 @@ fn a_directory_that_is_removed_or_replaced_is_made_or_used_anew() {
 }
 
 #[test]
+fn a_stranger_cannot_say_where_the_log_of_errors_is() {
+    if skip_unless_root("a directory of another user") {
+        return;
+    }
+    let s = Sandbox::new();
+    let log = s.l.join("web");
+    let trap = s.at("trap");
+    fs::create_dir(&trap).unwrap();
+    symlink(&trap, &log).unwrap();
+    std::os::unix::fs::lchown(&log, Some(65534), Some(65534)).unwrap();
+    let keys = "config_start_sec=0\nconfig_log_stderr=separate";
+    s.script("web", &format!("{keys}\necho error >&2\nexec sleep 1000000"));
+    s.reraise(&["start", "web"]).expect(0);
+    wait_for("it to be refused", || {
+        let said = s.ok(&["status", "--long", "web"]);
+        said.contains("permission denied, 1 lines were dropped")
+    });
+    assert_eq!(fs::read_dir(&trap).unwrap().count(), 0);
+    s.ok(&["stop", "web"]);
+}
+
+#[test]
 fn while_the_logger_hangs_services_are_raised_and_stopped() {
     let s = Sandbox::new();
     // As it hangs in a write to a disk that does not answer: it can do nothing, and
@@ -244,7 +335,7 @@ fn while_the_logger_hangs_services_are_raised_and_stopped() {
         let pid = s.pid(name);
         signal(pid, Signal::SIGKILL);
         s.wait_raised(name, pid);
-        assert_eq!(s.status(name), "running");
+        wait_for("it to have started", || s.status(name) == "running");
     }
     assert!(s.ok(&["stop", "*"]).lines().count() == 2);
     wait_for("both to be gone", || s.status("bad") == "not-running");

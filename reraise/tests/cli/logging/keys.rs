@@ -221,6 +221,29 @@ fn log_after_is_run_for_each_file_and_again_after_a_failure() {
 }
 
 #[test]
+fn log_after_sees_what_is_not_kept_and_no_signal_is_blocked_for_it() {
+    let s = Sandbox::new();
+    let seen = s.fifo("seen");
+    let after = s.at("after");
+    let text =
+        format!("#!/bin/sh\necho $(grep SigBlk /proc/$$/status) $(cat \"$1\") >{}\n", seen.shown());
+    crate::support::write_program(&after, &text);
+    let keys = "config_start_sec=0\nconfig_log_size=5\nconfig_log_keep=0";
+    s.script(
+        "web",
+        &format!(
+            "{keys}\nconfig_log_after={}\necho word\necho more\nexec sleep 1000000",
+            after.display()
+        ),
+    );
+    s.up("web");
+    let blocked = if cfg!(target_os = "linux") { "SigBlk: 0000000000000000 " } else { "" };
+    assert_eq!(seen.line(), format!("{blocked}word"));
+    wait_for("it to be gone", || rotated(&s.l.join("web")).is_empty());
+    assert_eq!(s.log("web"), "more\n");
+}
+
+#[test]
 fn an_edit_that_makes_no_sense_is_said_and_changes_nothing() {
     let echo = Echo::new("config_log_time=epoch");
     let last = |e: &Echo| {
@@ -263,4 +286,32 @@ fn a_script_that_redirects_its_own_output_goes_on_working() {
     s.up("web");
     wait_for("both", || text(&own) == "second\n" && s.log("web").lines().count() == 3);
     assert_eq!(s.log("web"), "first\nby name\nas an error\n");
+}
+
+#[test]
+fn rotate_begins_new_files_now() {
+    let echo = Echo::new("");
+    let s = &echo.s;
+    s.script("quiet", crate::support::SLEEPER);
+    s.script("down", crate::support::SLEEPER);
+    s.up("quiet");
+    echo.say("one");
+    wait_for("it", || s.log("web") == "one\n");
+    let down = "down: skip (because nothing is written to its log now)\n";
+    let quiet = "quiet: skip (because its log is empty)\n";
+    assert_eq!(s.ok(&["rotate"]), format!("{down}{quiet}web: rotate\n"));
+    assert_eq!((rotated(&echo.log()).len(), s.log("web").as_str()), (1, ""));
+    assert_eq!(s.ok(&["rotate", "web"]), "web: skip (because its log is empty)\n");
+    echo.say("two");
+    wait_for("it", || s.log("web") == "two\n");
+    // A logger that was stopped, or killed a moment ago, does it all the same.
+    crate::support::signal(super::logger(s), nix::sys::signal::Signal::SIGSTOP);
+    assert_eq!(s.ok(&["rotate", "w*"]), "web: rotate\n");
+    echo.say("three");
+    wait_for("it", || s.log("web") == "three\n");
+    crate::support::signal(super::logger(s), nix::sys::signal::Signal::SIGKILL);
+    assert_eq!(s.ok(&["rotate", "web"]), "web: rotate\n");
+    assert_eq!(whole(&echo.log()), b"one\ntwo\nthree\n");
+    s.reraise(&["rotate", "nobody"]).expect(4).says("nobody: no such service");
+    assert_eq!(s.pid("web"), echo.pid);
 }

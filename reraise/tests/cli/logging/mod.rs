@@ -5,6 +5,7 @@ mod disks;
 mod keys;
 mod lossless;
 mod runs;
+mod steps;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -6,13 +6,14 @@ use nix::sys::signal::Signal;
 use reraise::backend::Exit;
 use reraise::history::tails;
 use reraise::logger::index::{self, Mark};
-use reraise::logger::names;
+use reraise::logger::{names, pipes};
 
 use super::{find_logger, kill_logger, logger, rotated};
+use crate::steps::Traced;
 use crate::support::{Sandbox, signal, wait_for, wait_some};
 
 /// What each run of a service has said, in order, with its exit.
-fn runs(s: &Sandbox, name: &str) -> Vec<(String, Option<Exit>)> {
+pub(super) fn runs(s: &Sandbox, name: &str) -> Vec<(String, Option<Exit>)> {
     let directory = s.l.join(name);
     let mut found: Vec<(u64, String, Option<Exit>)> = Vec::new();
     for log in names::all(&directory).unwrap() {
@@ -29,6 +30,8 @@ fn runs(s: &Sandbox, name: &str) -> Vec<(String, Option<Exit>)> {
             }
         }
     }
+    // A file that is begun between two runs.
+    found.retain(|(run, text, _)| *run != 0 || !text.is_empty());
     found.into_iter().map(|(_, text, exit)| (text, exit)).collect()
 }
 
@@ -88,6 +91,38 @@ fn also_when_the_logger_was_killed_between_two_runs() {
     let runs = runs(&s, "web");
     let texts: Vec<&str> = runs.iter().map(|(text, _)| text.as_str()).collect();
     assert_eq!(texts, ["one\ntwo\n", "one\ntwo\n", "one\ntwo\n", "one\ntwo\n", "one\n"]);
+}
+
+#[test]
+fn the_last_words_of_a_service_that_is_stopped_while_there_is_no_logger() {
+    for time in ["none", "epoch"] {
+        let s = Sandbox::new();
+        let keys = format!("config_start_sec=0\nconfig_log_time={time}");
+        s.script("other", crate::support::SLEEPER);
+        let ear = s.at("ear");
+        nix::unistd::mkfifo(&ear, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let body = format!("trap 'echo last; exit 4' TERM\necho first\nread x <{}", ear.display());
+        s.script("web", &format!("{keys}\n{body}"));
+        s.up("other");
+        s.up("web");
+        wait_for("the first word", || s.log("web").ends_with("first\n"));
+        let old = logger(&s);
+        let Some(held) = Traced::stop(old) else { return };
+        // Its worker would hold it for half a second only.
+        let _pipe = pipes::open(&pipes::path(&s.state().join("s/web"), pipes::Side::Out, false));
+        s.ok(&["stop", "web"]);
+        wait_for("its worker to end", || s.find_worker("web").is_none());
+        // Before it has made another call.
+        held.kill_at_one(|_| true, 0, || false);
+        wait_for("the last word", || s.log("web").ends_with("last\n"));
+        wait_for("its end", || {
+            let runs = runs(&s, "web");
+            runs.len() == 1 && runs[0].1 == Some(Exit::Code(4))
+        });
+        let run = index::read(&s.l.join("web/current")).unwrap()[0].run;
+        let tail = tails::find(&s.state().join("s/web/tails"), run).unwrap();
+        assert!(tail.ends_with(b"last\n"));
+    }
 }
 
 #[test]

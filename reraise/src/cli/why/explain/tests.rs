@@ -83,11 +83,13 @@ fn fell(code: i32) -> Vec<Death> {
 
 /// Sets a key in line 4.
 fn with(mut facts: Facts, key: &'static str, value: &str) -> Facts {
-    let script = format!("config_{key}={value}");
+    facts.places.insert(key.into(), Place { line: 4, value: Some(value.into()) });
+    let value = |place: &Place| place.value.clone().unwrap();
+    let line = |(key, place): (&String, &Place)| format!("config_{key}={}\n", value(place));
+    let script: String = facts.places.iter().map(line).collect();
     let (config, problems) = Config::parse(script.as_bytes(), &|_| None);
     assert_eq!(problems, []);
     facts.config = config;
-    facts.places.insert(key.into(), Place { line: 4, value: Some(value.into()) });
     facts
 }
 

@@ -164,6 +164,14 @@ pub(super) fn cases() -> Vec<Case> {
             &["reraise restart web   # at once"],
         ),
         case(
+            "waiting as long as ever",
+            with(with(retries(9), "max_retry", "unlimited"), "retry_sec", "30"),
+            "fell, and waits for its next start in 1.9 s",
+            Some(("retry_max_sec", "60", None)),
+            "it is started in 1.9 s",
+            &["reraise restart web   # at once"],
+        ),
+        case(
             "waiting for ever",
             with(retries(9), "max_retry", "unlimited"),
             "fell, and waits for its next start in 1.9 s",

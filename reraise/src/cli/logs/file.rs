@@ -53,7 +53,7 @@ impl LogFile {
         if self.cuts.get().is_none() {
             let size = self.size()?;
             // Another thread may have been quicker.
-            let _ = self.cuts.set((size, self.index.cuts(0..size)?));
+            let _ = self.cuts.set((size, self.index.all_cuts()?));
         }
         Ok(())
     }
@@ -160,6 +160,26 @@ impl Index {
         Ok(low)
     }
 
+    /// All cuts, as fast as they can be read.
+    fn all_cuts(&self) -> io::Result<Vec<u64>> {
+        let (mut found, mut at) = (Vec::new(), 0);
+        let Some(file) = &self.file else { return Ok(found) };
+        let mut bytes = vec![0; 64 << 10];
+        loop {
+            let got = file.read_at(&mut bytes, at)? / SIZE * SIZE;
+            let (entries, _) = bytes[..got].as_chunks::<SIZE>();
+            let output = Entry { offset: 0, time: 0, run: 0, mark: Mark::Output }.encode()[24];
+            let others = entries.iter().filter(|entry| entry[24] != output);
+            let cuts = others.filter_map(Entry::decode).filter(|entry| is_cut(entry.mark));
+            found.extend(cuts.map(|entry| entry.offset));
+            if got == 0 {
+                found.dedup();
+                return Ok(found);
+            }
+            at += got as u64;
+        }
+    }
+
     fn cuts(&self, bytes: Range<u64>) -> io::Result<Vec<u64>> {
         let mut found = Vec::new();
         let count = self.count()?;
@@ -214,6 +234,16 @@ impl Cursor {
             }
         }
         Ok(None)
+    }
+
+    /// Goes past those that an other one replaces before an offset.
+    pub(super) fn skip_to(&mut self, index: &Index, offset: u64) -> io::Result<()> {
+        let next = self.window.last().copied().flatten();
+        if self.at < self.end && next.is_none_or(|last| last.offset <= offset) {
+            let after = index.first(self.at..self.end, |other, _| other > offset)?;
+            self.at = self.at.max(after.saturating_sub(1));
+        }
+        Ok(())
     }
 
     /// Goes past the next one.

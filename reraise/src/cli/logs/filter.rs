@@ -1,6 +1,8 @@
 //! What `--grep` searches for. An expression never matches a newline here, so that
 //! a whole block is searched at once and still every line by itself.
 
+use memchr::memmem::Finder;
+use memchr::{memchr, memrchr};
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, ClassBytesRange, ClassUnicodeRange, Hir, HirKind, Look};
@@ -11,6 +13,8 @@ use reraise::error::{ExitCode, Fault};
 #[derive(Debug, Clone)]
 pub(super) struct Grep {
     regex: Regex,
+    /// What stands in every line that matches, where that is quicker to find.
+    inner: Option<Finder<'static>>,
 }
 
 impl Grep {
@@ -35,12 +39,40 @@ impl Grep {
         })?;
         // It has said what its letters and dots mean; nothing is left to be set here.
         let regex = RegexBuilder::new(&hir.to_string()).size_limit(64 << 20).build();
-        regex.map(|regex| Self { regex }).map_err(|e| fault(last_line(&e.to_string())))
+        let regex = regex.map_err(|e| fault(last_line(&e.to_string())))?;
+        let inner = inner(&hir).map(|literal| Finder::new(literal).into_owned());
+        Ok(Self { regex, inner })
     }
 
-    /// Somewhere in the first line that matches, from a place on.
-    pub(super) fn find(&self, text: &[u8], from: usize) -> Option<usize> {
-        self.regex.shortest_match_at(text, from)
+    /// Somewhere in the first line that matches, from the beginning of one on.
+    pub(super) fn find(&self, text: &[u8], mut from: usize) -> Option<usize> {
+        let Some(inner) = &self.inner else { return self.regex.shortest_match_at(text, from) };
+        loop {
+            let at = from + inner.find(text.get(from..)?)?;
+            let start = memrchr(b'\n', &text[from..at]).map_or(from, |before| from + before + 1);
+            let end = memchr(b'\n', &text[at..]).map_or(text.len(), |more| at + more);
+            if let Some(found) = self.regex.shortest_match(&text[start..end]) {
+                return Some(start + found);
+            }
+            from = end + 1;
+        }
+    }
+}
+
+/// A text without which nothing matches. Not one with which an expression begins: it is
+/// quick to find those itself.
+fn inner(hir: &Hir) -> Option<&[u8]> {
+    match hir.kind() {
+        HirKind::Capture(capture) => inner(&capture.sub),
+        HirKind::Concat(parts) => {
+            let texts = parts.iter().filter_map(|part| match part.kind() {
+                HirKind::Literal(text) => Some(&*text.0),
+                _ => None,
+            });
+            let begins = matches!(parts.first()?.kind(), HirKind::Literal(_));
+            texts.max_by_key(|text| text.len()).filter(|text| !begins && text.len() > 2)
+        }
+        _ => None,
     }
 }
 
@@ -140,6 +172,10 @@ mod tests {
             "three .*$",
             r"[[:space:]]+\S",
             "(one|two)[^x]{0,9}",
+            "[a-z]+ 3",
+            ".five",
+            "(.* one)$",
+            "o*ree$",
         ] {
             let (at_once, alone) = both(pattern, text);
             assert_eq!(at_once, alone, "{pattern}");

@@ -276,7 +276,8 @@ fn show_all(show: &mut Show, query: &Query, follow: bool, mut parts: Vec<Part>) 
     let bytes: u64 = parts.iter().flat_map(|part| &part.spans).map(|s| s.to - s.from).sum();
     let logs = parts.iter().filter(|part| !part.spans.is_empty()).count();
     let grep = query.grep.as_deref().filter(|_| bytes >= MUCH);
-    let pool = grep.map(|grep| Pool::new(grep, logs));
+    let is_joined = show.is_plain() && logs == 1 && query.run.is_none();
+    let pool = grep.map(|grep| Pool::new(grep, logs, is_joined));
     let wishes: Vec<Wish> = parts.iter().map(|part| part.wish.clone()).collect();
     let mut streams: Vec<Stream> = parts
         .into_iter()

@@ -72,6 +72,11 @@ impl Show {
         })
     }
 
+    /// Whether lines are shown as they are, and nothing but them.
+    pub(super) fn is_plain(&self) -> bool {
+        !self.is_terminal && !self.json && self.names.len() < 2
+    }
+
     /// Shows one thing.
     pub(super) fn show(&mut self, origin: &Origin, head: Head, text: &[u8]) -> io::Result<()> {
         let service = origin.service;

@@ -169,6 +169,11 @@ impl Stream {
                 }
             };
             let Some((span, cursor)) = &mut self.span else { return Ok(()) };
+            if let Some((offset, _)) = line
+                && !self.wish.marks
+            {
+                cursor.skip_to(&span.file.index, offset)?;
+            }
             if let Some(entry) = cursor.peek(&span.file.index)?
                 && line.is_none_or(|(offset, _)| entry.offset <= offset)
             {

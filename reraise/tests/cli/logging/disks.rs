@@ -335,7 +335,7 @@ fn while_the_logger_hangs_services_are_raised_and_stopped() {
         let pid = s.pid(name);
         signal(pid, Signal::SIGKILL);
         s.wait_raised(name, pid);
-        wait_for("it to have started", || s.status(name) == "running");
+        wait_for("it to run", || s.status(name) == "running");
     }
     assert!(s.ok(&["stop", "*"]).lines().count() == 2);
     wait_for("both to be gone", || s.status("bad") == "not-running");

@@ -16,6 +16,7 @@ use crate::backend::Environment;
 use crate::context::Context;
 use crate::messages;
 use crate::name::ServiceName;
+use crate::zone;
 
 /// Something to be done for the rotated files of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +94,8 @@ impl After {
                 }
                 continue;
             };
-            match start(&task, &file) {
+            // What a fork does not inherit is of no use to it.
+            match zone::in_common(|| start(&task, &file)) {
                 Ok(child) => {
                     self.running = Some(Running { task, child, file, rest });
                     return;

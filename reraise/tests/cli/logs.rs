@@ -318,6 +318,7 @@ fn where_the_log_is() {
     assert_eq!(s.ok(&["logs", "web"]), "here\n");
     s.script("off", "config_log=no\nexec true");
     note("off", "keeps no log (config_log=no)");
+    assert_eq!(s.ok(&["logs"]), "web | here\n");
     // Nothing was said, but there is a file.
     append(&Log::new(&s, "mute").current(), b"");
     note("mute", "has said nothing yet");

@@ -120,6 +120,12 @@ fn begin(page_size: usize) {
     with(|state| (state.is_own, state.has_own) = (is_known, is_known));
 }
 
+/// In a child of the keeper that is no worker: it has an own zone again, as large as it
+/// needs; the common one is for little.
+pub fn begin_own() {
+    with(|state| state.is_own = state.has_own);
+}
+
 /// Allocates in the common zone while `act` runs, and calls it.
 pub fn in_common<T>(act: impl FnOnce() -> T) -> T {
     with(|state| state.is_own = false);

@@ -178,6 +178,7 @@ fn fork(state: &Path) -> io::Result<(i32, UnixStream)> {
 
 /// The life of a logger.
 fn live(given: Given) -> ! {
+    zone::begin_own();
     let socket = native::keep_only(given.socket);
     native::forget_environment();
     native::set_title(c"auto-reraise (logger)");

@@ -17,7 +17,7 @@
 //! | [`pipes`], [`bell`] | between service, worker and logger |
 //! | [`serve`] | the loop |
 //! | `stream` | one service: which run is speaking |
-//! | `side` | one log: from the pipe to the disk, and what if that fails |
+//! | `side`, `flow` | one log: from the pipe to the disk, and what if that fails |
 //! | `sink`, `stage`, [`stamp`] | files: the log, what is on its way there, times |
 //! | [`rules`] | what the script says, and which files go |
 //! | [`index`], [`names`] | the format of a log directory |
@@ -25,6 +25,7 @@
 
 mod after;
 pub mod bell;
+mod flow;
 pub mod index;
 pub mod names;
 pub mod pipes;

@@ -25,6 +25,7 @@ use crate::messages;
 use crate::name::ServiceName;
 use crate::revive;
 use crate::slot;
+use crate::zone;
 
 const BELL: u64 = 0;
 const KEEPER: u64 = 1;
@@ -80,8 +81,8 @@ pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
     let mut queue = EventQueue::new(&[Signal::SIGTERM, Signal::SIGCHLD])?;
     let lock = LockFile::open(&lock_in(&orders.state))?;
     keeper.set_nonblocking(true)?;
-    queue.watch_readable(keeper.as_fd(), KEEPER)?;
     let Some(held) = take_over(&mut queue, &lock, &orders.state)? else { return Ok(()) };
+    queue.watch_readable(keeper.as_fd(), KEEPER)?;
     let bell = Bell::new(&orders.state)?;
     queue.watch_pipe(bell.pipe().as_fd(), BELL)?;
     let mut logger = Logger {
@@ -116,8 +117,9 @@ fn hold_all(state: &Path) -> Vec<Held> {
 }
 
 /// Takes the lock, from a former logger if there is one: it ends as soon as it has
-/// written what it has in hand. What is held meanwhile; `None`: we are not needed any
-/// more.
+/// written what it has in hand. Whoever has told it to go takes its place, also when the
+/// keeper has died meanwhile: nobody else would read until another one is there. What is
+/// held until then; `None`: we were told to go ourselves.
 fn take_over(
     queue: &mut EventQueue,
     lock: &LockFile,
@@ -137,9 +139,7 @@ fn take_over(
         loop {
             match queue.next(None)? {
                 Some(QueueEvent::Ended { .. }) => break,
-                Some(QueueEvent::Readable(KEEPER) | QueueEvent::Signal(Signal::SIGTERM)) => {
-                    return Ok(None);
-                }
+                Some(QueueEvent::Signal(Signal::SIGTERM)) => return Ok(None),
                 _ => {}
             }
         }
@@ -156,6 +156,10 @@ impl Logger {
             let now = Instant::now();
             let due = self.deadline();
             let left = due.map(|due| due.saturating_duration_since(now));
+            if due.is_none() {
+                // Nobody speaks: of the code that is mapped here, too, nothing is needed.
+                zone::rest(true);
+            }
             match self.queue.next(left)? {
                 Some(QueueEvent::Readable(BELL)) => self.on_bell(),
                 Some(QueueEvent::Readable(KEEPER)) => self.on_keeper(),

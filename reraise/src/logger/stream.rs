@@ -262,6 +262,9 @@ impl Stream {
 
     /// Reads what is there, for a while; whether there is more.
     pub(super) fn work(&mut self, shared: &mut Shared, moment: Moment) -> bool {
+        if self.is_silent() {
+            return false;
+        }
         if self.rules.is_none() {
             self.refresh(moment);
         } else {
@@ -280,6 +283,17 @@ impl Stream {
         self.rules = Some(rules);
         self.tell(moment);
         has_more
+    }
+
+    /// Whether it has not said anything since we know it, so that nothing needs to be
+    /// known of its script yet: thousands may be started at once.
+    fn is_silent(&self) -> bool {
+        let has_none = |file: &File| native::unread(file.as_fd()) == 0;
+        native::MOVES
+            && self.rules.is_none()
+            && self.next.is_none()
+            && !self.is_over
+            && self.pipes.iter().flatten().flatten().all(has_none)
     }
 
     fn work_by(&mut self, rules: &Rules, shared: &mut Shared, moment: Moment) -> bool {

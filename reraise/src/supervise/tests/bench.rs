@@ -231,6 +231,10 @@ impl Bench {
         Record::read(&self.files.record, &[nix::unistd::geteuid().as_raw()]).unwrap()
     }
 
+    pub(super) fn slot_file(&self) -> Option<Slot> {
+        slot::read(&self.files.file("run"))
+    }
+
     pub(super) fn slot(&self) -> Slot {
         slot::read(&self.files.file("run")).unwrap()
     }

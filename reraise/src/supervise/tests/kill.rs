@@ -20,7 +20,7 @@ fn stubborn() -> Behaviour {
 pub(super) fn at_every_call(
     make: impl Fn() -> Bench,
     task: impl Fn(&Bench) -> Task,
-    each: impl Fn(&Bench, End, usize),
+    mut each: impl FnMut(&Bench, End, usize),
 ) {
     for calls in 0..10_000 {
         let bench = make();
@@ -243,6 +243,26 @@ fn who_cannot_begin_leaves_it_to_another_where_somebody_is_to_be_looked_after() 
     std::fs::rename(&kept, &run).unwrap();
     assert_eq!(bench.run(Task::Resume), End::Quiet);
     assert_eq!((bench.launches().len(), bench.fake.living()), (1, vec![bench.main()]));
+}
+
+#[test]
+fn one_that_has_waited_at_the_gate_in_vain_is_not_the_last_run() {
+    let mut gates = 0;
+    let make = || Bench::new("", [Behaviour::exits(3).after(secs(20)), Behaviour::waits()]);
+    at_every_call(make, Bench::start, |bench, end, calls| {
+        let slot = bench.slot_file().filter(|_| end == End::Killed);
+        let Some(slot) = slot.filter(|s| s.phase == crate::slot::Phase::Launching) else { return };
+        if bench.launches().len() < 2 {
+            return;
+        }
+        gates += 1;
+        // Its parent has left how it ended.
+        crate::slot::leave_status(&bench.files.file("exit"), slot.run, 0).unwrap();
+        assert_eq!(bench.run(Task::Resume), End::Quiet, "{calls}");
+        let record = bench.record().unwrap();
+        assert_eq!((record.exit, record.more.unwrap().raised), (Some(3), 1), "{calls}");
+    });
+    assert!(gates > 0);
 }
 
 #[test]

@@ -188,7 +188,7 @@ fn log_full_block_loses_nothing() {
 fn where_no_file_can_be_made_a_rotation_makes_room_and_goes_on() {
     let s = Sandbox::new();
     let place = s.at("small");
-    let Some(_small) = Mount::new(&place, "8m,nr_inodes=9") else { return };
+    let Some(_small) = Mount::new(&place, "8m,nr_inodes=8") else { return };
     let keys =
         format!("config_log={}/log\nconfig_log_size=1k\nconfig_log_keep=1000", place.display());
     let done = counter(&s, &keys, 5000);
@@ -335,7 +335,7 @@ fn while_the_logger_hangs_services_are_raised_and_stopped() {
         let pid = s.pid(name);
         signal(pid, Signal::SIGKILL);
         s.wait_raised(name, pid);
-        wait_for("it to have started", || s.status(name) == "running");
+        wait_for("it to run", || s.status(name) == "running");
     }
     assert!(s.ok(&["stop", "*"]).lines().count() == 2);
     wait_for("both to be gone", || s.status("bad") == "not-running");

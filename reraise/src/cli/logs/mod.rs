@@ -136,15 +136,19 @@ pub(crate) fn run(setting: &Setting, words: &Words) -> Result<ExitCode, Fault> {
     let query = Query::new(words)?;
     raise_limit();
     let (places, mut codes) = place::find(setting, &words.patterns)?;
-    let mut parts = Vec::new();
+    let (mut parts, mut silent) = (Vec::new(), Vec::new());
     for (service, place) in places.iter().enumerate() {
-        match open(setting, words, &query, service, place) {
+        match open(setting, words, &query, (service, place), &mut silent) {
             Ok(found) => parts.extend(found),
             Err(fault) => {
                 console::fault(&fault);
                 codes.push(fault.code);
             }
         }
+    }
+    let all_are = silent.len() == places.len();
+    for (_, note) in silent.iter().filter(|(is_named, _)| *is_named || all_are) {
+        console::complain(note);
     }
     let nothing = parts.iter().all(|part| part.spans.is_empty());
     if let Some(Run::Id { .. }) = query.run
@@ -188,13 +192,14 @@ fn raise_limit() {
     }
 }
 
-/// Opens the logs of a service; says what there is to say of them.
+/// Opens the logs of a service; says what there is to say of them. Those that have none
+/// are told of when they were named, or when there is nothing else to show.
 fn open(
     setting: &Setting,
     words: &Words,
     query: &Query,
-    service: usize,
-    place: &Place,
+    (service, place): (usize, &Place),
+    silent: &mut Vec<(bool, String)>,
 ) -> Result<Vec<Part>, Fault> {
     let name = &place.name;
     let mut logs = Vec::new();
@@ -208,7 +213,10 @@ fn open(
             if place.is_off { "keeps no log (config_log=no)" } else { "has said nothing yet" };
         // What is older than --since was not looked for.
         if query.window.since.is_none() {
-            console::complain(&format!("{name}: {what}\n"));
+            silent.push((place.is_named, format!("{name}: {what}\n")));
+        }
+        if query.run.is_some() && !words.follow {
+            return Ok(Vec::new());
         }
     } else if words.stderr && !place.is_split && logs[0].0 == Channel::Both {
         let what = "keeps standard error with the rest (config_log_stderr=merge)";

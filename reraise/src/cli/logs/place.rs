@@ -22,6 +22,8 @@ use crate::cli::{Setting, console};
 /// A service, and where its log is.
 pub(super) struct Place {
     pub(super) name: ServiceName,
+    /// By itself, not by a pattern.
+    pub(super) is_named: bool,
     owner: u32,
     directory: PathBuf,
     /// Its script wants no log.
@@ -80,12 +82,14 @@ pub(super) fn find(
         select(setting, &words.into_iter().cloned().collect::<Vec<_>>())?
     };
     for name in left.into_iter().flat_map(|word| ServiceName::new(word)) {
+        found.named.insert(name.clone());
         found.services.entry(name).or_insert(None);
     }
     found.faults.iter().for_each(console::fault);
     let context = context(setting).ok();
     let place = |(name, entry): (ServiceName, Option<Entry>)| {
-        place(setting, context.as_ref(), name, entry.as_ref())
+        let is_named = found.named.contains(&name);
+        place(setting, context.as_ref(), (name, is_named), entry.as_ref())
     };
     let places = found.services.into_iter().map(place).collect();
     Ok((places, found.faults.iter().map(|fault| fault.code).collect()))
@@ -94,7 +98,7 @@ pub(super) fn find(
 fn place(
     setting: &Setting,
     context: Option<&Context>,
-    name: ServiceName,
+    (name, is_named): (ServiceName, bool),
     entry: Option<&Entry>,
 ) -> Place {
     let me = setting.dirs.uid();
@@ -109,5 +113,5 @@ fn place(
         LogTo::Path(path) => path,
         _ => setting.dirs.logdir(owner).join(name.as_str()),
     };
-    Place { name, owner, directory, is_off, is_split }
+    Place { name, is_named, owner, directory, is_off, is_split }
 }

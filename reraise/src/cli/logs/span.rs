@@ -233,3 +233,92 @@ pub(super) fn last_lines(
     *spans = kept;
     Ok(lines - left)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs() {
+        for (text, run) in [
+            ("last", Some(Run::Back(1))),
+            ("-1", Some(Run::Back(1))),
+            ("-12", Some(Run::Back(12))),
+            ("5f0C", Some(Run::Id { value: 0x5f0c, digits: 4 })),
+            ("-0", None),
+            ("--1", None),
+            ("-", None),
+            ("", None),
+            ("+1", None),
+            ("x", None),
+            ("00000000000000000", None),
+        ] {
+            assert_eq!(Run::parse(text), run, "{text}");
+        }
+        let run = 0x5f0c_0000_0000_0001;
+        let is = |text| Run::parse(text).is_some_and(|wanted| wanted.is(run));
+        assert!(is("5f0c") && is("5") && is("5f0c000000000001"));
+        assert!(!is("6") && !is("5f0d") && !is("5f0c000000000002") && !is("1"));
+        assert!(Run::parse("a1").is_some_and(|wanted| wanted.is(0xa1)));
+    }
+
+    /// A file of numbered lines of many lengths.
+    fn log(directory: &Path) -> (Log, Vec<String>) {
+        let line = |n: usize| format!("{n} {}", "x".repeat(n * 7919 % 300));
+        let lines: Vec<String> = (0..5000).map(line).collect();
+        std::fs::write(directory.join(CURRENT), lines.join("\n")).unwrap();
+        (Log::open(directory, None).unwrap(), lines)
+    }
+
+    fn read(span: &Span, piece: u64) -> Vec<String> {
+        let (mut chunk, mut at, mut is_start) = (Chunk::default(), span.from, false);
+        let mut found = Vec::new();
+        while at < span.to {
+            let to = span.to.min(at + piece);
+            chunk.load(&span.file, (at, to, span.end), is_start).unwrap();
+            while let Some(line) = chunk.next_line(None) {
+                assert!(line.is_whole);
+                found.push(String::from_utf8(chunk.text(line).to_vec()).unwrap());
+            }
+            (at, is_start) = (chunk.next, is_start || !chunk.is_empty());
+        }
+        found
+    }
+
+    #[test]
+    fn lines_are_the_same_however_a_file_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, lines) = log(dir.path());
+        let spans = log.spans(Window::default(), None).unwrap();
+        for piece in [1, 7, 300, 4096, 1 << 20] {
+            assert!(read(&spans[0], piece) == lines, "{piece}");
+        }
+        // Each line belongs to the piece in which it begins, and to no other.
+        let mut all = Vec::new();
+        for from in (0..spans[0].to).step_by(97) {
+            let to = spans[0].to.min(from + 97);
+            all.extend(read(&Span { from, to, ..spans[0].clone() }, 50));
+        }
+        assert!(all == lines);
+    }
+
+    #[test]
+    fn lines_from_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, lines) = log(dir.path());
+        let grep = Grep::new("^[0-9]*7 ", false).unwrap();
+        for count in [0, 1, 2, 400, 4999, 5000, 6000_usize] {
+            let mut spans = log.spans(Window::default(), None).unwrap();
+            let found = last_lines(&mut spans, count as u64, None).unwrap() as usize;
+            assert_eq!(found, count.min(5000));
+            let shown: Vec<String> = spans.iter().flat_map(|span| read(span, 1000)).collect();
+            assert!(shown == lines[5000 - found..], "{count}");
+            let mut spans = log.spans(Window::default(), None).unwrap();
+            let found = last_lines(&mut spans, count as u64, Some(&grep)).unwrap() as usize;
+            assert_eq!(found, count.min(500));
+            let first = spans.first().and_then(|span| read(span, 1000).into_iter().next());
+            let expected = (found > 0).then(|| lines[4997 - 10 * (found - 1)].clone());
+            assert!(first == expected || found == 500, "{count}: {first:?}");
+        }
+    }
+}

@@ -211,11 +211,7 @@ impl Stream {
             0 if used.is_split => err.last_run(&rules, moment),
             before => before,
         };
-        let has_rest = [Which::Out, Which::Err].into_iter().any(|which| {
-            let pipe = self.pipe((which, !used.turn));
-            pipe.is_some_and(|pipe| native::unread(pipe.as_fd()) > 0)
-        });
-        if has_rest || ![0, run].contains(&before) {
+        if self.has_unread(!used.turn) || ![0, run].contains(&before) {
             (self.run, self.used) = (before, Use { turn: !used.turn, ..used });
             self.next = Some((run, used));
         }
@@ -296,14 +292,43 @@ impl Stream {
             && self.pipes.iter().flatten().flatten().all(has_none)
     }
 
+    /// Whether the slot names another run than the one that we know of. It does before
+    /// that says its first word.
+    fn hears_of_next(&mut self) -> bool {
+        match last_run(&self.own) {
+            Some((run, used)) if run != self.run && self.run != 0 => {
+                self.next = Some((run, used));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn has_unread(&self, turn: bool) -> bool {
+        [Which::Out, Which::Err].into_iter().any(|which| {
+            self.pipe((which, turn)).is_some_and(|pipe| native::unread(pipe.as_fd()) > 0)
+        })
+    }
+
     fn work_by(&mut self, rules: &Rules, shared: &mut Shared, moment: Moment) -> bool {
-        loop {
+        'again: loop {
             let turns = match self.next {
                 // What the next run says waits until all of this one is read.
                 Some((_, next)) if next.turn != self.used.turn => vec![self.used.turn],
-                _ => vec![!self.used.turn, self.used.turn],
+                Some((1.., _)) => vec![!self.used.turn, self.used.turn],
+                Some((0, _)) | None => vec![self.used.turn, !self.used.turn],
             };
+            let is_alone = !matches!(self.next, Some((1.., _)));
             for turn in turns {
+                // Of a run before this one, or after it.
+                if is_alone && turn != self.used.turn && native::MOVES {
+                    if !self.has_unread(turn) {
+                        continue;
+                    }
+                    if self.hears_of_next() {
+                        continue 'again;
+                    }
+                }
                 for which in [Which::Out, Which::Err] {
                     let at = which as usize;
                     let Some(pipe) = &self.pipes[at][usize::from(turn)] else { continue };

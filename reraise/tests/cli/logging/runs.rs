@@ -94,6 +94,35 @@ fn also_when_the_logger_was_killed_between_two_runs() {
 }
 
 #[test]
+fn a_logger_that_is_late_does_not_take_the_next_run_before_this_one() {
+    let s = Sandbox::new();
+    let (ear, said) = (s.at("ear"), s.fifo("said"));
+    nix::unistd::mkfifo(&ear, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let body = format!(
+        "echo begins\necho >{}\nwhile ! read -r x <{}; do :; done\necho ends\nexit 3",
+        said.shown(),
+        ear.display()
+    );
+    s.script("web", &format!("config_start_sec=0\n{body}"));
+    s.up("web");
+    for round in 1..6 {
+        said.line();
+        let so_far = "begins\nends\n".repeat(round - 1) + "begins\n";
+        wait_for("the first word", || s.log("web") == so_far);
+        let Some(held) = Traced::stop(logger(&s)) else { return };
+        fs::write(&ear, "\n").unwrap();
+        wait_for("the next run to speak", || !said.is_silent(std::time::Duration::ZERO));
+        held.kill_at_one(|_| false, 0, || true);
+        wait_for("both", || s.log("web").len() >= so_far.len() + 12);
+        assert_eq!(s.log("web"), format!("{so_far}ends\nbegins\n"));
+    }
+    s.ok(&["stop", "web"]);
+    wait_for("the logger to end", || find_logger(&s).is_none());
+    let runs = runs(&s, "web");
+    assert!(runs.len() == 6 && runs[..5].iter().all(|run| run.0 == "begins\nends\n"), "{runs:?}");
+}
+
+#[test]
 fn the_last_words_of_a_service_that_is_stopped_while_there_is_no_logger() {
     for time in ["none", "epoch"] {
         let s = Sandbox::new();

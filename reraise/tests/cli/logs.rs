@@ -282,6 +282,11 @@ fn standard_error_apart() {
     let lines = s.ok(&["logs", "web", "--json", "--grep", "err|out 3"]);
     assert!(lines.contains(r#""stream":"stderr","text":"err 2""#), "{lines}");
     assert!(lines.contains(r#""stream":"stdout","text":"out 3""#), "{lines}");
+    // A run that said nothing else.
+    err.begin(5.0, 2);
+    err.say(5.0, "err 5\n");
+    assert!(s.ok(&["logs", "web", "--run", "last"]).ends_with("\nerr 5\n"));
+    assert_eq!(s.ok(&["logs", "web", "--run", "-2"]).lines().count(), 5);
     Log::new(&s, "db").say(0.0, "x\n");
     let done = s.reraise(&["logs", "db", "--stderr"]).expect(0);
     let note = "db: keeps standard error with the rest (config_log_stderr=merge)\n";

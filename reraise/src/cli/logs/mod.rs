@@ -225,11 +225,7 @@ fn open(
     let failed = |e: io::Error| place.fault(setting, &logs[0].1, &e);
     let run = match query.run {
         Some(Run::Back(back)) => {
-            let own = logs[0].2.run_back(back).map_err(failed)?;
-            let id = match own {
-                Some(run) => Some(run),
-                None => logs[1].2.run_back(back).map_err(failed)?,
-            };
+            let id = span::run_back(logs.iter().map(|(.., log)| log), back).map_err(failed)?;
             let Some(value) = id else {
                 console::complain(&format!(
                     "{name}: has no run {}\n",

@@ -100,22 +100,22 @@ impl Log {
             && self.files.iter().all(|file| file.size().is_ok_and(|size| size == 0))
     }
 
-    /// The run before so many others, the last being 1.
-    pub(super) fn run_back(&self, back: usize) -> io::Result<Option<u64>> {
-        let mut seen: Vec<u64> = Vec::new();
+    /// The last runs, so many at most, and when each was heard of last; the last one first.
+    fn last_runs(&self, most: usize) -> io::Result<Vec<(i64, u64)>> {
+        let mut seen: Vec<(i64, u64)> = Vec::new();
         for file in self.files.iter().rev() {
             let count = file.index.count()?;
             let mut cursor = Cursor::new(count, count);
             while let Some(entry) = cursor.back(&file.index)? {
-                if entry.run != 0 && !seen.contains(&entry.run) {
-                    seen.push(entry.run);
-                    if seen.len() == back {
-                        return Ok(Some(entry.run));
+                if entry.run != 0 && seen.iter().all(|(_, run)| *run != entry.run) {
+                    seen.push((entry.time, entry.run));
+                    if seen.len() == most {
+                        return Ok(seen);
                     }
                 }
             }
         }
-        Ok(None)
+        Ok(seen)
     }
 
     /// What was said in this time and in this run.
@@ -136,6 +136,24 @@ impl Log {
         spans.reverse();
         Ok(spans)
     }
+}
+
+/// The run before so many others in all logs of a service, the last being 1.
+pub(super) fn run_back<'a>(
+    logs: impl Iterator<Item = &'a Log>,
+    back: usize,
+) -> io::Result<Option<u64>> {
+    let mut runs: Vec<(i64, u64)> = Vec::new();
+    for log in logs {
+        for (time, run) in log.last_runs(back)? {
+            match runs.iter_mut().find(|(_, known)| *known == run) {
+                Some((known, _)) => *known = time.max(*known),
+                None => runs.push((time, run)),
+            }
+        }
+    }
+    runs.sort_by_key(|&(time, _)| std::cmp::Reverse(time));
+    Ok(runs.get(back - 1).map(|&(_, run)| run))
 }
 
 /// Whether a command has made something else of a rotated file.

@@ -35,6 +35,10 @@ pub(super) struct Stream {
     used: Use,
     /// The run that follows when all of this one is read; 0: none.
     next: Option<(u64, Use)>,
+    /// The one after that, where we have heard late of both.
+    then: Option<(u64, Use)>,
+    /// All of the run that speaks is read: what its pipe holds by now is of a later one.
+    is_read: bool,
     /// No run follows, for now or for ever.
     is_between: bool,
     /// None ever.
@@ -136,6 +140,8 @@ impl Stream {
             run: 0,
             used: Use::default(),
             next: None,
+            then: None,
+            is_read: false,
             is_between: false,
             is_over: false,
             sides,
@@ -190,7 +196,7 @@ impl Stream {
                 if is_new {
                     self.begin(run, used, moment);
                 } else if run != self.run {
-                    self.next = Some((run, used));
+                    self.follow(run, used);
                 }
             }
             Found::Between | Found::Over if self.run != 0 && self.next.is_none() => {
@@ -297,10 +303,33 @@ impl Stream {
     fn hears_of_next(&mut self) -> bool {
         match last_run(&self.own) {
             Some((run, used)) if run != self.run && self.run != 0 => {
-                self.next = Some((run, used));
+                self.follow(run, used);
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Another run is there. Where it has the pipe of the one that we know of, all of
+    /// that one was read when it began (see [`pipes::Held::next`]); what stands in the
+    /// other pipe was said by a run between the two, which is the last one that has died.
+    fn follow(&mut self, run: u64, used: Use) {
+        match self.next {
+            Some((next, _)) if next == run => {}
+            Some((1.., _)) => self.then = Some((run, used)),
+            Some((0, _)) | None => {
+                let between =
+                    || last_dead(&self.own).filter(|&dead| dead != self.run && dead != run);
+                let is_same = used.turn == self.used.turn && native::MOVES;
+                match between().filter(|_| is_same && self.has_unread(!used.turn)) {
+                    Some(dead) => {
+                        self.is_read = true;
+                        self.next = Some((dead, Use { turn: !used.turn, ..used }));
+                        self.then = Some((run, used));
+                    }
+                    None => self.next = Some((run, used)),
+                }
+            }
         }
     }
 
@@ -313,6 +342,7 @@ impl Stream {
     fn work_by(&mut self, rules: &Rules, shared: &mut Shared, moment: Moment) -> bool {
         'again: loop {
             let turns = match self.next {
+                _ if std::mem::take(&mut self.is_read) => Vec::new(),
                 // What the next run says waits until all of this one is read.
                 Some((_, next)) if next.turn != self.used.turn => vec![self.used.turn],
                 Some((1.., _)) => vec![!self.used.turn, self.used.turn],
@@ -353,12 +383,13 @@ impl Stream {
                 return false;
             }
             let Some((run, used)) = self.next.take() else { return false };
+            self.next = self.then.take();
             self.end_run(rules, moment);
             (self.run, self.used) = (run, used);
             if run == 0 {
                 return false;
             }
-            if self.is_between {
+            if self.is_between && self.next.is_none() {
                 // It is over as well by now.
                 self.next = Some((0, used));
             }
@@ -463,6 +494,11 @@ impl Stream {
         }
         tasks
     }
+}
+
+/// The run that has died last.
+fn last_dead(own: &Path) -> Option<u64> {
+    deaths::read_all(&own.join("deaths")).last().map(|death| death.run)
 }
 
 /// How a run has ended, as its worker has written down.

@@ -231,7 +231,7 @@ impl Sink {
     }
 
     /// Makes what is there a rotated file and begins a new one. `Some`: a command is to
-    /// be run for it, see [`todo`].
+    /// be run for it, see [`todo()`].
     pub(super) fn rotate(&mut self, logging: &Logging, time: i64) -> io::Result<()> {
         if self.end == 0 {
             return Ok(());

@@ -24,6 +24,7 @@
 
 mod event;
 pub mod kqueue;
+pub mod notify;
 pub mod pipe;
 pub mod posix;
 pub mod sysctl;
@@ -39,6 +40,7 @@ cfg_if::cfg_if! {
         pub use identity::{boot_id, born, disable_pidfd, exit_status, has_handles, is_stopped, pid_space, send};
         pub use kqueue::Event;
         pub use ours::{children, close_from, descendants, processes, set_title, variable};
+        pub use notify::Notify;
         pub use pipe::{MOVES, Peephole, enlarge, move_bytes, unread};
         pub use posix::{code, discard, first_stack, forget_environment, fork_beside, fork_onto, guard, knows_its_children, leave_first_stack, map_memory, memory_kills, parent, peek_child, prepare_title, start_beside, usage_of_ended};
         pub use reaper::{KEEPS_ORPHANS, become_subreaper};

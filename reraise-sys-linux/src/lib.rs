@@ -20,6 +20,7 @@
 
 mod identity;
 mod memory;
+mod notify;
 mod ours;
 mod pipe;
 mod proc;
@@ -27,6 +28,7 @@ mod queue;
 
 pub use identity::{born, disable_pidfd, exit_status, has_handles, send};
 pub use memory::memory_kills;
+pub use notify::Notify;
 pub use ours::{
     become_subreaper, close_from, code, discard, first_stack, forget_environment, fork_beside,
     fork_onto, guard, leave_first_stack, map_memory, parent, peek_child, prepare_title, set_title,

@@ -21,6 +21,7 @@ pub use ours::{
     variable,
 };
 pub use reraise_sys_bsd::kqueue::Event;
+pub use reraise_sys_bsd::notify::Notify;
 pub use reraise_sys_bsd::pipe::{MOVES, Peephole, enlarge, move_bytes, unread};
 pub use reraise_sys_bsd::posix::{
     code, discard, first_stack, forget_environment, fork_beside, fork_onto, guard,

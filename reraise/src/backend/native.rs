@@ -50,11 +50,11 @@ pub use super::spawn::{
     raise_descriptor_limit, set_groups,
 };
 pub use sys::{
-    Event as QueueEvent, EventQueue, KEEPS_ORPHANS, MOVES, Peephole, Process, become_subreaper,
-    boot_id, born, children, close_from, code, disable_pidfd, discard, enlarge, first_stack,
-    forget_environment, fork_beside, fork_onto, guard, has_handles, is_stopped, knows_its_children,
-    leave_first_stack, map_memory, move_bytes, parent, peek_child, pid_space, prepare_title,
-    processes, send, set_title, start_beside, unread, variable,
+    Event as QueueEvent, EventQueue, KEEPS_ORPHANS, MOVES, Notify, Peephole, Process,
+    become_subreaper, boot_id, born, children, close_from, code, disable_pidfd, discard, enlarge,
+    first_stack, forget_environment, fork_beside, fork_onto, guard, has_handles, is_stopped,
+    knows_its_children, leave_first_stack, map_memory, move_bytes, parent, peek_child, pid_space,
+    prepare_title, processes, send, set_title, start_beside, unread, variable,
 };
 
 mod census;

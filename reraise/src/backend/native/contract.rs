@@ -65,3 +65,6 @@ const _: fn() -> Result<sys::Peephole> = sys::Peephole::new;
 const _: fn(&sys::Peephole, BorrowedFd<'_>, &mut [u8]) -> Result<usize> = sys::Peephole::look;
 const _: fn(BorrowedFd<'_>) -> usize = sys::unread;
 const _: fn(BorrowedFd<'_>, i32) = sys::enlarge;
+const _: fn(&[std::path::PathBuf]) -> Option<sys::Notify> = sys::Notify::new;
+const _: fn(&sys::Notify) -> BorrowedFd<'_> = sys::Notify::fd;
+const _: fn(&mut sys::Notify, &[std::path::PathBuf]) -> Option<Vec<usize>> = sys::Notify::changed;

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -83,11 +83,24 @@ impl Child {
     }
 }
 
+/// Since when a child that was let through its gate is listened to. What it says first
+/// is that `execve` has closed the socket, which would wake us on the processor that it
+/// needs just then.
+#[derive(Clone, Copy)]
+enum Heard {
+    From(Instant),
+    Now,
+}
+
+/// How long a child is left alone after the gate: the programs of most services have
+/// begun by then.
+const HEAD_START: Duration = Duration::from_millis(2);
+
 enum Stage {
     /// Waits at the gate, whose key is this.
     Gated(OwnedFd),
     /// On its way to `execve`; here it will say how that went.
-    Released(OwnedFd),
+    Released(OwnedFd, Heard),
     /// It said that it could not, and is about to end.
     Failed(LaunchError),
     Launched,
@@ -222,7 +235,7 @@ impl Native {
             let failure = match &stage {
                 Stage::Gated(_) | Stage::Launched => None,
                 Stage::Failed(error) => Some(*error),
-                Stage::Released(channel) => {
+                Stage::Released(channel, _) => {
                     self.queue.forget_readable(channel.as_fd());
                     let failure = spawn::report(channel);
                     if failure.is_none() {
@@ -249,12 +262,31 @@ impl Native {
         Some(self.watched.swap_remove(at))
     }
 
+    /// Listens to those whose head start is over; how long the others have.
+    fn listen_to_released(&mut self) -> io::Result<Option<Duration>> {
+        let mut left = None;
+        for child in &mut self.children {
+            let Stage::Released(channel, heard @ Heard::From(_)) = &mut child.stage else {
+                continue;
+            };
+            let Heard::From(start) = *heard else { continue };
+            let more = start.saturating_duration_since(Instant::now());
+            if more.is_zero() {
+                self.queue.watch_readable(channel.as_fd(), child.id.pid as u64)?;
+                *heard = Heard::Now;
+            } else {
+                left = Some(left.map_or(more, |left: Duration| left.min(more)));
+            }
+        }
+        Ok(left)
+    }
+
     /// A child has said how its launch went, or `execve` has closed the socket.
     fn has_reported(&mut self, pid: u64) {
         let Some(child) = self.children.iter_mut().find(|c| c.id.pid as u64 == pid) else {
             return;
         };
-        let Stage::Released(channel) = &child.stage else { return };
+        let Stage::Released(channel, _) = &child.stage else { return };
         self.queue.forget_readable(channel.as_fd());
         child.stage = match spawn::report(channel) {
             // The event comes when it is gone, which is a moment away.
@@ -308,14 +340,12 @@ impl ProcessBackend for Native {
         let child = self.children.iter_mut().find(|c| c.id == process);
         let Some(Child { stage, .. }) = child else { return Err(Errno::ESRCH.into()) };
         let Stage::Gated(gate) = stage else { return Err(Errno::EINVAL.into()) };
-        let token = process.pid as u64;
         // What it says before we listen is heard all the same.
         spawn::open_gate(gate.as_fd())?;
-        let listens = self.queue.watch_readable(gate.as_fd(), token);
         if let Stage::Gated(gate) = std::mem::replace(stage, Stage::Launched) {
-            *stage = Stage::Released(gate);
+            *stage = Stage::Released(gate, Heard::From(Instant::now() + HEAD_START));
         }
-        listens
+        Ok(())
     }
 
     fn signal(&mut self, process: ProcessId, signal: Signal) -> io::Result<bool> {
@@ -391,7 +421,8 @@ impl ProcessBackend for Native {
             let is_steady = self.children.iter().all(|c| matches!(c.stage, Stage::Launched));
             crate::zone::rest(is_steady && deadline.is_none());
             let left = deadline.map(|d| d.saturating_sub(self.now()));
-            match self.queue.next(left)? {
+            let head_start = self.listen_to_released()?;
+            match self.queue.next(left.into_iter().chain(head_start).min())? {
                 Some(event) => self.translate(event)?,
                 None if deadline.is_some_and(|d| d <= self.now()) => return Ok(Event::Deadline),
                 None => {}

@@ -103,6 +103,8 @@ pub struct Held {
     used: Use,
     // Not a nested array of options: it stays in memory for each service.
     files: [Option<File>; 4],
+    /// The logger does not know yet whose words come, and will not find out by itself.
+    is_news: bool,
 }
 
 fn place(side: Side, turn: bool) -> usize {
@@ -129,6 +131,8 @@ impl Held {
     /// # Errors
     /// When they cannot be made; descriptors may have run out.
     pub fn next(&mut self, own: &Path, is_split: bool) -> io::Result<Use> {
+        let before = self.used;
+        self.is_news = !before.is_kept || before.is_split != is_split;
         let mut turn = self.used.is_kept && !self.used.turn;
         let sides: &[Side] = if is_split { &[Side::Out, Side::Err] } else { &[Side::Out] };
         for &side in sides {
@@ -136,6 +140,7 @@ impl Held {
                 let file = &mut self.files[place(side, turn)];
                 if file.is_none() {
                     *file = Some(make(&path(own, side, turn))?);
+                    self.is_news = true;
                 }
             }
         }
@@ -144,8 +149,17 @@ impl Held {
         if self.used.is_kept && sides.iter().any(|&side| self.has_unread(side, turn)) {
             turn = !turn;
         }
+        self.is_news |= turn == before.turn;
         self.used = Use { is_kept: true, is_split, turn };
         Ok(self.used)
+    }
+
+    /// Whether the logger is to be told before the run says its first word. Else it looks
+    /// for itself when something comes from the other pipe, and need not run just when
+    /// the service begins.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        self.is_news
     }
 
     /// The output of the next run is not kept.

@@ -186,12 +186,13 @@ fn write_slot<B: ProcessBackend>(worker: &mut Worker<B>, state: &State) -> io::R
     next.is_done = matches!(state, State::Over(Outcome::Done(_)));
     if next != worker.slot || worker.unwritten.is_slot {
         let has_ended = worker.slot.phase.has_run() && !phase.has_run();
+        let has_begun = worker.slot.phase == slot::Phase::Launching && phase == slot::Phase::Up;
         let is_late = std::mem::replace(&mut worker.unwritten.is_slot, true);
         worker.slot = next;
         worker.slot_file.write(&next)?;
         worker.unwritten.is_slot = false;
-        if has_ended || is_late {
-            // What it said last is read, and its end is noted.
+        if has_ended || is_late || (has_begun && !worker.pipes.is_news()) {
+            // What was said last is read, and the end of a run is noted.
             worker.ring();
         }
     }

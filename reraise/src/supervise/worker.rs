@@ -363,10 +363,11 @@ impl<B: ProcessBackend> Worker<B> {
             pipes: pipes.to_byte(),
             continued: self.slot.continued,
         };
-        // A run that nobody could find again must not begin. And the logger knows whose
-        // words these are before the first one.
+        // A run that nobody could find again must not begin.
         let noted = self.slot_file.write(&self.slot).and_then(|()| {
-            self.ring();
+            if self.pipes.is_news() {
+                self.ring();
+            }
             self.backend.release(main)
         });
         if let Err(e) = noted {

@@ -180,6 +180,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
         was_signalled: false,
         pipes,
         published: None,
+        unrecorded: None,
         memory_kills: None,
         unwritten: Unwritten::default(),
         asked: None,

@@ -51,6 +51,7 @@ pub(super) fn known(files: &Files, run: u64) -> Option<Exit> {
 impl<B: ProcessBackend> Worker<B> {
     /// Writes down what has gathered.
     pub(super) fn write_events(&mut self) {
+        self.record_death();
         if let Some(asked) = self.asked.take() {
             let _ = asked.write(&self.files.file("asked"));
         }
@@ -70,6 +71,8 @@ impl<B: ProcessBackend> Worker<B> {
     }
 
     fn event_of(&mut self, run: u64, pid: i32, kind: Kind, more: &str) {
+        // In the order in which they happened.
+        self.record_death();
         events::compose(&mut self.events, self.name.as_str(), run, pid, kind, more);
     }
 
@@ -108,6 +111,7 @@ impl<B: ProcessBackend> Worker<B> {
     }
 
     fn keep_death(&mut self, exit: Exit, cause: Cause, is_found: bool) {
+        self.record_death();
         let left = if is_found { self.when_left() } else { None };
         let ended = left.unwrap_or_else(now);
         let since = Duration::from_nanos(self.slot.since);
@@ -121,9 +125,7 @@ impl<B: ProcessBackend> Worker<B> {
             None if self.has_adopted => left_usage(&self.files.file("exit"), self.slot.run),
             known => known,
         };
-        let is_kill = matches!(exit, Exit::Signal { number: libc::SIGKILL, .. });
-        let is_for_memory = is_kill && cause == Cause::Itself && self.was_killed_for_memory();
-        let death = Death {
+        self.unrecorded = Some(Death {
             number: 0,
             run: self.slot.run,
             pid: process.pid,
@@ -133,24 +135,35 @@ impl<B: ProcessBackend> Worker<B> {
             exit,
             cause,
             usage,
-            is_for_memory,
+            is_for_memory: false,
             is_late: is_found && left.is_none(),
-        };
+        });
+    }
+
+    /// Writes down how a run has ended. When another one follows at once, its process is
+    /// there by now, and gets to its gate meanwhile.
+    #[inline(never)]
+    pub(super) fn record_death(&mut self) {
+        let Some(mut death) = self.unrecorded.take() else { return };
+        let Death { exit, cause, .. } = death;
+        let is_kill = matches!(exit, Exit::Signal { number: libc::SIGKILL, .. });
+        death.is_for_memory = is_kill && cause == Cause::Itself && self.was_killed_for_memory();
         // What is there already was told already.
         let is_new = deaths::record(&self.files.file("deaths"), &death).unwrap_or(true);
         if !is_new || matches!(cause, Cause::Launch(_)) {
             return;
         }
+        let lasted = Duration::from_nanos(death.lasted);
         let cause = match cause {
             Cause::Stop => " cause=stop",
             Cause::Restart => " cause=restart",
             Cause::Itself | Cause::Launch(_) => "",
         };
         let core = if matches!(exit, Exit::Signal { core: true, .. }) { " core=1" } else { "" };
-        let memory = if is_for_memory { " memory=1" } else { "" };
+        let memory = if death.is_for_memory { " memory=1" } else { "" };
         let (exit, lasted) = (exit_word(exit), lasted.as_secs_f64());
         let more = format!("exit={exit}{core}{memory} lasted={lasted:.3}{cause}");
-        self.event_of(death.run, process.pid, Kind::Ended, &more);
+        self.event_of(death.run, death.pid, Kind::Ended, &more);
     }
 
     /// Whether the kernel has killed something for memory since the run was young. That

@@ -147,6 +147,8 @@ fn compose<B: ProcessBackend>(worker: &Worker<B>, shown: Shown) -> Record {
 }
 
 fn write_slot<B: ProcessBackend>(worker: &mut Worker<B>, state: &State) -> io::Result<()> {
+    // The logger asks for it when it hears of the end.
+    worker.record_death();
     let rung = match state {
         State::Stopping { climb, .. } => u8::try_from(climb.steps()).unwrap_or(u8::MAX),
         _ => 0,

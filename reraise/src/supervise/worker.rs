@@ -13,6 +13,7 @@ use crate::backend::{
 use crate::context::Context;
 use crate::error::{ExitCode, Fault, reason};
 use crate::history::asked::Asked;
+use crate::history::deaths::Death;
 use crate::lock::LockFile;
 use crate::logger::bell;
 use crate::logger::pipes::{self, Held, Side, Use};
@@ -70,6 +71,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) pipes: Held,
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
+    /// A death that is to be written down in a moment.
+    pub(super) unrecorded: Option<Death>,
     /// See [`ProcessBackend::memory_kills`]: when the present run was young, or adopted.
     pub(super) memory_kills: Option<u64>,
     /// What could not be written down, and is to be.
@@ -341,6 +344,7 @@ impl<B: ProcessBackend> Worker<B> {
             Ok(main) => main,
             Err(e) => return failed(e),
         };
+        self.record_death();
         let history = self.machine.history();
         let before = self.slot;
         self.slot = Slot {

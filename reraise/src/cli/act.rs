@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use reraise::backend::Owner;
+use reraise::context::Context;
 use reraise::error::{ExitCode, Fault};
 use reraise::logger::rules::Place;
 use reraise::name::ServiceName;
@@ -206,7 +207,11 @@ fn precheck(
             console::fault(&Fault::new(ExitCode::NotRunning, name, what, advice));
             Err(Stay::Code(ExitCode::NotRunning))
         }
-        Verb::Stop { .. } | Verb::Restart { .. } => Ok(Some(Pending::new(&seen, log))),
+        Verb::Restart { .. } => {
+            places.extend(kept_place(setting, name).map(|place| (name.clone(), place)));
+            Ok(Some(Pending::new(&seen, log)))
+        }
+        Verb::Stop { .. } => Ok(Some(Pending::new(&seen, log))),
     }
 }
 
@@ -224,6 +229,15 @@ fn startable(line: &Line<'_>, name: &ServiceName) -> Result<Option<Place>, Fault
             Err(launch::config_fault(name, &loaded.entry.program, first))
         }
     }
+}
+
+/// Where the log of a service is that was started before.
+fn kept_place(setting: &Setting, name: &ServiceName) -> Option<Place> {
+    let me = setting.dirs.uid();
+    let files = Files::of(&setting.dirs.piddir(me), me, name);
+    let context = Context::read(&files.file("context"))?;
+    let loaded = launch::load(&context, name).ok()?;
+    Place::of(&loaded.config, &context.logdir, name)
 }
 
 /// Refuses a service whose record would be somebody else's: in a sticky

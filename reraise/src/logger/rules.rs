@@ -72,7 +72,10 @@ impl Place {
                 return Err(io::Error::from_raw_os_error(libc::ELOOP));
             }
             Ok(about) if !about.is_file() => return Err(no_file()),
-            Ok(_) => return Ok(access(&file, AccessFlags::W_OK)?),
+            Ok(_) => {
+                access(&file, AccessFlags::W_OK)?;
+                return has_room(&file);
+            }
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             Err(_) => {}
         }
@@ -80,10 +83,14 @@ impl Place {
         let there = above.find(|path| fs::symlink_metadata(path).is_ok());
         let there = there.unwrap_or(Path::new("/"));
         access(there, AccessFlags::W_OK | AccessFlags::X_OK)?;
-        match statvfs(there)?.blocks_available() {
-            0 => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-            _ => Ok(()),
-        }
+        has_room(there)
+    }
+}
+
+fn has_room(path: &Path) -> io::Result<()> {
+    match statvfs(path)?.blocks_available() {
+        0 => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+        _ => Ok(()),
     }
 }
 

@@ -400,7 +400,8 @@ fn a_full_disk_below_the_log_ends_no_service() {
         &format!("config_start_sec=0\necho to-log\necho $$ >{}\nexec sleep 1000000", fifo.shown()),
     );
     small.fill();
-    s.up("web");
+    let full = "no space left on device\n    free some space (df -h ";
+    s.reraise(&["start", "web"]).expect(0).prints("web: start\n").says(full);
     let pid = fifo.number();
     signal(pid, Signal::SIGKILL);
     assert_ne!(fifo.number(), pid);
@@ -409,7 +410,7 @@ fn a_full_disk_below_the_log_ends_no_service() {
     fs::remove_dir_all(s.l.join("web")).unwrap();
     small.use_up();
     let done = s.reraise(&["start", "web"]).expect(0).prints("web: start\n");
-    done.says("no space left on device\n    free some space (df -h ");
+    done.says(full);
     wait_for("the loss to be known", || {
         s.ok(&["status", "--long", "web"]).contains("web/current: no space left on device")
     });

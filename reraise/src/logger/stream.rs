@@ -503,5 +503,7 @@ fn last_dead(own: &Path) -> Option<u64> {
 
 /// How a run has ended, as its worker has written down.
 fn exit_of(own: &Path, run: u64) -> Exit {
-    deaths::find(&own.join("deaths"), run).map_or(Exit::Unknown, |death| death.exit)
+    // Another one may be written just now, beside which this one cannot be read.
+    let found = (0..3).find_map(|_| deaths::find(&own.join("deaths"), run));
+    found.map_or(Exit::Unknown, |death| death.exit)
 }

@@ -56,7 +56,8 @@ fn a_loop_of_crashes_is_one_pattern() {
     says(
         &text,
         &[
-            "web: given up 0 s ago: exit code 3",
+            "web: given up ",
+            " s ago: exit code 3",
             "wanted up; last asked by ",
             "5 deaths in ",
             "always exit code 3",
@@ -162,10 +163,6 @@ fn the_end_of_an_adopted_run_is_known_and_kept_once() {
         let all = wait_deaths(&s, "web", round);
         assert_eq!(all.len(), round, "{all:?}");
         assert!(all.iter().all(|d| (d.exit, d.cause) == (Exit::Code(7), Cause::Itself)), "{all:?}");
-        // Left by the keeper, sooner or later than the worker has seen the end.
-        if cfg!(target_os = "linux") {
-            wait_for("what it has used", || s.ok(&["why", "web"]).contains("CPU time"));
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use reraise::backend::Exit;
 use reraise::logger::names;
@@ -12,7 +13,7 @@ use reraise::logger::names;
 use super::runs::runs;
 use super::{count_in_order, find_logger, logger, rotated, whole};
 use crate::steps::{Call, End, Traced};
-use crate::support::{Sandbox, say, wait_for, wait_some};
+use crate::support::{LIMIT, Sandbox, pause, say, wait_for, wait_some};
 
 /// Whether somebody else can tell that this call was made.
 fn is_change(&Call { number, arguments }: &Call) -> bool {
@@ -194,7 +195,12 @@ fn a_logger_that_ends_a_run_and_begins_the_next() {
             let Some(end) = scene.kill(calls, "exit 3", is_over) else { return };
             scene.s.wait_raised("web", pid);
             scene.check(calls);
-            wait_for(&format!("its end to be noted: call {calls}"), || is_over(&scene));
+            let deadline = Instant::now() + LIMIT;
+            while !is_over(&scene) {
+                let said = runs(&scene.s, "web");
+                assert!(Instant::now() < deadline, "call {calls}, no end of {before}: {said:?}");
+                pause();
+            }
             // The next one says something as well.
             scene.say(":");
             scene.check(calls);

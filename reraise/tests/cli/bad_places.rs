@@ -73,7 +73,7 @@ fn the_directory_of_records_is_missing_or_a_file() {
 #[test]
 fn unwritable_directories() {
     let s = Sandbox::new();
-    s.script("web", SLEEPER);
+    s.script("web", "config_start_sec=0\necho said\nexec sleep 1000000");
     mode(&s.p, 0o555);
     mode(&s.l, 0o555);
     if is_root() {
@@ -87,7 +87,7 @@ fn unwritable_directories() {
     let done = s.reraise(&["start", "web"]).expect(0).prints("web: start\n");
     done.says("its output is dropped: permission denied\n    see: ls -ld ");
     s.wait_phase("web", Phase::Run);
-    assert!(s.messages().contains("cannot write its log"), "{}", s.messages());
+    wait_for("the logger to say so", || s.messages().contains("cannot write its log"));
     // A record that cannot be written stops nobody from supervising.
     mode(&s.p, 0o555);
     let pid = s.pid("web");

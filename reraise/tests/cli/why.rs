@@ -290,6 +290,8 @@ fn workers_that_keep_failing_are_named() {
     fs::create_dir(&lock).unwrap();
     signal(worker, Signal::SIGKILL);
     wait_for("the third failure", || s.messages().contains("has failed 3 times"));
+    // It is said just before it is noted.
+    wait_for("it to be noted", || why(&s, "web").contains("its worker has failed "));
     let text = why(&s, "web");
     says(&text, &["nobody watches it", "its worker has failed ", "another worker comes in "]);
     says(&text, &["# says why", "reraise doctor"]);

@@ -526,9 +526,7 @@ fn users_share_a_sticky_directory_of_roots() {
     };
     let run = |arguments: &[&str]| scene.run(&mut command(arguments));
     assert_eq!(run(&["start", "web", "mine"]).expect(0).out, "web: start\nmine: start\n");
-    wait_for("both to run", || {
-        run(&["status"]).expect(0).out.matches(" running ").count() == 2
-    });
+    wait_for("both to run", || run(&["status"]).expect(0).out.matches(" running ").count() == 2);
     // Whoever has no script of that name has no business with the record.
     let empty = scene.s.at("home");
     let done = scene.run(command(&["status"]).env("RERAISE_DIR", &empty)).expect(0);

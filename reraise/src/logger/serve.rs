@@ -57,7 +57,7 @@ struct Logger {
     state: PathBuf,
     queue: EventQueue,
     bell: Bell,
-    streams: BTreeMap<u64, Stream>,
+    streams: BTreeMap<u64, Box<Stream>>,
     numbers: BTreeMap<ServiceName, u64>,
     next: u64,
     /// The keeper's end is open.
@@ -177,7 +177,7 @@ impl Logger {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let streams = self.streams.values().filter_map(Stream::deadline);
+        let streams = self.streams.values().filter_map(|stream| stream.deadline());
         let rest = self.active.map(|active| active + REST);
         streams.chain(rest).chain(self.unheard).min()
     }
@@ -262,7 +262,7 @@ impl Logger {
     fn add(&mut self, name: &ServiceName, own: PathBuf) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.streams.insert(number, Stream::new(name.clone(), own));
+        self.streams.insert(number, Box::new(Stream::new(name.clone(), own)));
         self.numbers.insert(name.clone(), number);
         number
     }
@@ -278,7 +278,7 @@ impl Logger {
         if !std::mem::replace(&mut self.has_complained, true) {
             messages::say(about, &format!("its output cannot be read: {}", reason(error)));
         }
-        self.streams.values_mut().for_each(Stream::close);
+        self.streams.values_mut().for_each(|stream| stream.close());
         self.unheard = Some(Instant::now() + SHORTAGE);
     }
 
@@ -339,7 +339,7 @@ impl Logger {
             self.drop_stream(number);
         }
         if std::mem::take(&mut self.shared.is_short) {
-            self.streams.values_mut().for_each(Stream::close);
+            self.streams.values_mut().for_each(|stream| stream.close());
         }
     }
 
@@ -359,7 +359,7 @@ impl Logger {
         }
         if self.active.is_some_and(|active| active + REST <= now) {
             self.active = None;
-            self.streams.values_mut().for_each(Stream::close);
+            self.streams.values_mut().for_each(|stream| stream.close());
             self.shared.rest();
         }
     }

@@ -301,8 +301,16 @@ impl Stream {
     /// Whether the slot names another run than the one that we know of. It does before
     /// that says its first word.
     fn hears_of_next(&mut self) -> bool {
-        match last_run(&self.own) {
-            Some((run, used)) if run != self.run && self.run != 0 => {
+        let named = match (self.run, look(&self.own)) {
+            (0, Ok(Found::Open(run, used))) => {
+                self.is_between = false;
+                Some((run, used))
+            }
+            (0, _) => None,
+            _ => last_run(&self.own),
+        };
+        match named {
+            Some((run, used)) if run != self.run => {
                 self.follow(run, used);
                 true
             }
@@ -351,7 +359,8 @@ impl Stream {
             let is_alone = !matches!(self.next, Some((1.., _)));
             for turn in turns {
                 // Of a run before this one, or after it.
-                if is_alone && turn != self.used.turn && native::MOVES {
+                let is_others = turn != self.used.turn || self.run == 0;
+                if is_alone && is_others && native::MOVES {
                     if !self.has_unread(turn) {
                         continue;
                     }

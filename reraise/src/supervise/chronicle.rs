@@ -125,7 +125,7 @@ impl<B: ProcessBackend> Worker<B> {
             None if self.has_adopted => left_usage(&self.files.file("exit"), self.slot.run),
             known => known,
         };
-        self.unrecorded = Some(Death {
+        self.unrecorded = Some(Box::new(Death {
             number: 0,
             run: self.slot.run,
             pid: process.pid,
@@ -137,7 +137,7 @@ impl<B: ProcessBackend> Worker<B> {
             usage,
             is_for_memory: false,
             is_late: is_found && left.is_none(),
-        });
+        }));
     }
 
     /// Writes down how a run has ended. When another one follows at once, its process is
@@ -145,7 +145,7 @@ impl<B: ProcessBackend> Worker<B> {
     #[inline(never)]
     pub(super) fn record_death(&mut self) {
         let Some(mut death) = self.unrecorded.take() else { return };
-        let Death { exit, cause, .. } = death;
+        let Death { exit, cause, .. } = *death;
         let is_kill = matches!(exit, Exit::Signal { number: libc::SIGKILL, .. });
         death.is_for_memory = is_kill && cause == Cause::Itself && self.was_killed_for_memory();
         // What is there already was told already.

@@ -72,7 +72,7 @@ pub struct Worker<B: ProcessBackend> {
     /// What the record last said, so that it is not written twice.
     pub(super) published: Option<publish::Shown>,
     /// A death that is to be written down in a moment.
-    pub(super) unrecorded: Option<Death>,
+    pub(super) unrecorded: Option<Box<Death>>,
     /// See [`ProcessBackend::memory_kills`]: when the present run was young, or adopted.
     pub(super) memory_kills: Option<u64>,
     /// What could not be written down, and is to be.

@@ -215,7 +215,7 @@ fn a_logger_that_nobody_can_find_any_more_ends() {
     let Some(_small) = Mount::new(&place, "64k") else { return };
     let keys = format!("config_log={}/log\nconfig_log_full=block", place.display());
     s.script("web", &format!("config_start_sec=0\n{keys}\nwhile :; do echo line; done"));
-    s.up("web");
+    start(&s);
     wait_for("the trouble to be known", || {
         s.ok(&["status", "--long", "web"]).contains("no space left on device")
     });

@@ -42,8 +42,10 @@ fn each_word_belongs_to_the_run_that_said_it() {
     fs::write(&count, "0").unwrap();
     let body = format!(
         "config_start_sec=0\nn=$(($(cat {0}) + 1)); echo $n >{0}\necho run $n begins\n\
-         [ $n = 7 ] && exec sleep 1000000\necho run $n ends\nexit $n",
-        count.display()
+         until grep -qs \"run $n begins\" {1}; do sleep 0.01; done\n[ $n = 7 ] && exec sleep 1000000\necho run $n ends\nexit $n",
+        count.display(),
+        // A logger that is two runs late cannot tell them apart.
+        s.l.join("web/current").display()
     );
     s.script("web", &body);
     s.reraise(&["start", "web"]).expect(0);

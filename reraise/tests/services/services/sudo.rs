@@ -381,7 +381,7 @@ fn the_directories_obey_their_owners() {
         assert_eq!(done.out, "web                unknown\n");
     }
     scene.as_other(&format!("chmod 755 {}", scene.theirs.display())).expect(0);
-    assert!(scene.ok(&["status", "web"]).contains(" running "));
+    wait_for("it to run", || scene.ok(&["status", "web"]).contains(" running "));
     scene.ok(&["stop", "web"]);
     // A third user's directory of scripts.
     let mut direct = scene.s.program("sudo");
@@ -421,8 +421,10 @@ fn logs_go_where_the_owner_may_write() {
     scene.reraise(&["start", "web"]).expect(0).says(what);
     fifo.line();
     let state = scene.theirs.join(format!(".reraise-{}", scene.other.uid));
-    let messages = scene.as_other(&format!("cat {}/messages", state.display())).out;
-    assert!(messages.contains("cannot write its log") && messages.contains("permission denied"));
+    wait_for("the logger to say so", || {
+        let messages = scene.as_other(&format!("cat {}/messages", state.display())).out;
+        messages.contains("cannot write its log") && messages.contains("permission denied")
+    });
     assert!(!scene.theirs.join("current").exists());
 }
 
@@ -463,7 +465,7 @@ fn root_gives_up_its_privileges() {
     assert_eq!(lines[5], format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}"));
     assert_eq!(lines[6], format!("Gid:\t{gid}\t{gid}\t{gid}\t{gid}"));
     assert!(lines[7..].iter().all(|line| line.ends_with("\t0000000000000000")), "{lines:?}");
-    assert!(scene.ok(&["status", "web"]).contains(" running "));
+    wait_for("it to run", || scene.ok(&["status", "web"]).contains(" running "));
     scene.ok(&["restart", "web"]);
     assert_eq!(fifo.line(), uid.to_string());
     scene.ok(&["stop", "web"]);

@@ -22,7 +22,7 @@ use crate::support::{
 };
 
 /// The programs, once more.
-fn install(s: &Sandbox, name: &str) -> PathBuf {
+pub(crate) fn install(s: &Sandbox, name: &str) -> PathBuf {
     let dir = s.at(name);
     fs::create_dir(&dir).unwrap();
     for program in [reraise(), auto_reraise()] {
@@ -49,7 +49,7 @@ fn script_that(does: &str) -> String {
 }
 
 #[track_caller]
-fn upgrade(s: &Sandbox, dir: &Path) -> Done {
+pub(crate) fn upgrade(s: &Sandbox, dir: &Path) -> Done {
     s.run(&mut upgrading(s, dir))
 }
 

@@ -4,6 +4,7 @@ use nix::sys::signal::Signal;
 
 use super::{count_in_order, find_logger, kill_logger, logger, rotated, whole};
 use crate::support::{Sandbox, is_alive, signal, wait_for, wait_gone, wait_some};
+use crate::upgrade::{install, upgrade};
 
 /// Says a number a line for ever, each with a write of its own.
 const COUNTER: &str = "i=0\nwhile :; do i=$((i + 1)); echo $i; done";
@@ -26,8 +27,12 @@ fn two_hundred_workers_and_the_keeper_and_the_logger_die_and_not_a_line_is_lost(
     s.script("other", crate::support::SLEEPER);
     let (pid, _) = (s.up("chatty"), s.up("other"));
     let log = s.l.join("chatty");
+    let builds = ["one", "two"].map(|name| install(&s, name));
     for round in 0..200 {
         kill_worker(&s, "chatty");
+        if round % 50 == 25 {
+            upgrade(&s, &builds[round / 50 % 2]).expect(0);
+        }
         match round % 10 {
             3 => signal(s.keeper(), Signal::SIGKILL),
             4 | 7 => kill_logger(&s),

@@ -2,7 +2,7 @@
 //! service by its [`bell`](super::bell), reads what it needs to know from the disk, and
 //! forgets nothing when it is killed: what was not written yet is in the pipes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -35,6 +35,10 @@ const FIRST: u64 = 4;
 /// While output flows, it is gathered for so long: that spares a wake-up for each
 /// line, and a write.
 const GATHER: Duration = Duration::from_millis(1);
+/// So many bytes are a good deal for one look: the pipe is not half full.
+const PLENTY: usize = 384 << 10;
+/// The shortest and the longest time between two looks.
+const PAUSES: [Duration; 2] = [Duration::from_micros(100), Duration::from_millis(4)];
 /// When nothing was said for so long, logs are closed and memory is given back.
 const REST: Duration = Duration::from_secs(1);
 /// A pipe that could not be opened for want of descriptors is tried again.
@@ -64,6 +68,10 @@ struct Logger {
     keeper: Option<UnixStream>,
     shared: Shared,
     after: After,
+    /// Streams that are busy, and when they are looked at.
+    gathering: BTreeSet<u64>,
+    look_at: Option<Instant>,
+    gathered: Instant,
     /// Something was read since the logs were closed last.
     active: Option<Instant>,
     /// Services that could not be listened to.
@@ -95,6 +103,9 @@ pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
         keeper: Some(keeper),
         shared: Shared::default(),
         after: After::default(),
+        gathering: BTreeSet::new(),
+        look_at: None,
+        gathered: Instant::now(),
         active: None,
         unheard: None,
         has_complained: false,
@@ -154,6 +165,10 @@ impl Logger {
                 return Ok(());
             }
             let now = Instant::now();
+            if self.look_at.is_some_and(|at| at <= now) {
+                self.read_gathered();
+                continue;
+            }
             let due = self.deadline();
             let left = due.map(|due| due.saturating_duration_since(now));
             if due.is_none() {
@@ -179,7 +194,7 @@ impl Logger {
     fn deadline(&self) -> Option<Instant> {
         let streams = self.streams.values().filter_map(|stream| stream.deadline());
         let rest = self.active.map(|active| active + REST);
-        streams.chain(rest).chain(self.unheard).min()
+        streams.chain(rest).chain(self.unheard).chain(self.look_at).min()
     }
 
     /// The keeper has gone. What still has a service goes on, until another keeper
@@ -295,10 +310,13 @@ impl Logger {
     fn on_output(&mut self, token: u64) {
         let (number, pipe) = of_token(token);
         let Some(stream) = self.streams.get(&number) else { return };
-        // Somebody has spoken just before: more is to come.
+        // It has spoken just before: more is to come.
         if let Some(worked) = stream.worked {
             let gathered = worked + GATHER;
             let now = Instant::now();
+            if now < gathered && native::MOVES {
+                return self.begin_gathering(number, gathered);
+            }
             if now < gathered {
                 std::thread::sleep(gathered - now);
             }
@@ -308,6 +326,46 @@ impl Logger {
             self.on_bell();
         }
         self.work(number);
+    }
+
+    /// From now on it is looked at now and then. Whoever writes while it is listened to
+    /// pays for that with each write.
+    fn begin_gathering(&mut self, number: u64, at: Instant) {
+        let Some(stream) = self.streams.get(&number) else { return };
+        for file in PIPES.into_iter().filter_map(|pipe| stream.pipe(pipe)) {
+            self.queue.forget_readable(file.as_fd());
+        }
+        self.gathering.insert(number);
+        self.look_at = self.look_at.or(Some(at));
+    }
+
+    /// Reads what was gathered; whoever has fallen silent is listened to again.
+    fn read_gathered(&mut self) {
+        self.look_at = None;
+        let now = Instant::now();
+        let mut most = 0;
+        for number in std::mem::take(&mut self.gathering) {
+            let Some(stream) = self.streams.get(&number) else { continue };
+            let unread = stream.unread();
+            if unread > 0 && stream.stuck.is_none() {
+                most = most.max(unread);
+                self.gathering.insert(number);
+                self.work(number);
+                continue;
+            }
+            if stream.stuck.is_some() {
+                continue;
+            }
+            for pipe in PIPES {
+                let Some(file) = stream.pipe(pipe) else { continue };
+                let _ = self.queue.watch_pipe(file.as_fd(), token_of(number, pipe));
+            }
+        }
+        if !self.gathering.is_empty() {
+            let pause = pause_for(most, now.saturating_duration_since(self.gathered));
+            self.look_at = Some(Instant::now() + pause);
+        }
+        self.gathered = now;
     }
 
     fn work(&mut self, number: u64) {
@@ -379,6 +437,15 @@ impl Logger {
     }
 }
 
+/// How long it takes until there is plenty, when so many bytes came in this time.
+fn pause_for(bytes: usize, time: Duration) -> Duration {
+    if bytes >= PLENTY {
+        return Duration::ZERO;
+    }
+    let micros = time.as_micros() as u64 * PLENTY as u64 / bytes.max(1) as u64;
+    Duration::from_micros(micros).clamp(PAUSES[0], PAUSES[1])
+}
+
 fn token_of(number: u64, (which, turn): Pipe) -> u64 {
     FIRST + number * 4 + which as u64 * 2 + u64::from(turn)
 }
@@ -417,6 +484,16 @@ mod tests {
             drop(held);
         }
         assert_eq!(hold_all(&dir.path().join("nowhere")).len(), 0);
+    }
+
+    #[test]
+    fn the_more_comes_the_sooner_is_the_next_look() {
+        let ms = Duration::from_millis;
+        assert_eq!(pause_for(PLENTY, ms(1)), Duration::ZERO);
+        assert_eq!(pause_for(PLENTY / 2, ms(1)), ms(2));
+        assert_eq!(pause_for(1, ms(1)), PAUSES[1]);
+        assert_eq!(pause_for(PLENTY / 2, Duration::ZERO), PAUSES[0]);
+        assert_eq!(pause_for(0, Duration::ZERO), PAUSES[0]);
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(super) struct Shared {
     pub(super) text: Vec<u8>,
     pub(super) out: Vec<u8>,
     pub(super) hole: Option<Peephole>,
+    /// A run has ended: all that it has left is to be read.
+    pub(super) is_last: bool,
     /// Descriptors have run out.
     pub(super) is_short: bool,
 }
@@ -255,10 +257,16 @@ impl Side {
         if unread >= BUSY {
             native::enlarge(pipe.as_fd(), LARGE);
         }
+        // What is said meanwhile is for the next time: whoever speaks all the time would
+        // have each word fetched by itself. The last words are fetched to the end.
+        let budget = match native::MOVES && !shared.is_last {
+            true => unread.min(BUDGET),
+            false => BUDGET,
+        };
         let is_plain = native::MOVES && logging.time == LogTime::None;
         let flow = match is_plain {
-            true => self.pump(pipe, run, logging, moment, shared),
-            false => self.pump_staged(pipe, run, logging, moment, shared),
+            true => self.pump(pipe, run, logging, moment, shared, budget),
+            false => self.pump_staged(pipe, run, logging, moment, shared, budget),
         };
         match flow {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Flow::Empty),
@@ -291,11 +299,12 @@ impl Side {
         logging: &Logging,
         moment: Moment,
         shared: &mut Shared,
+        mut budget: usize,
     ) -> io::Result<Flow> {
         let Some(sink) = &mut self.sink else { return Ok(Flow::Empty) };
         let mut moved = 0;
-        while moved < BUDGET {
-            let mut most = STEP;
+        while goes_on(pipe, moved, &mut budget) {
+            let mut most = STEP.min(budget.saturating_sub(moved).max(1));
             if sink.is_due(logging, moment.wall) {
                 if !sink.is_fresh()? && !sink.is_overdue(logging) {
                     most = to_line_end(pipe, shared)?;
@@ -327,7 +336,7 @@ impl Side {
             sink.mark_output(before, moment.wall, run)?;
             moved += got;
         }
-        Ok(Flow::More)
+        Ok(if moved < BUDGET { Flow::Empty } else { Flow::More })
     }
 
     /// By way of the stage, where each line gets its time.
@@ -338,9 +347,10 @@ impl Side {
         logging: &Logging,
         moment: Moment,
         shared: &mut Shared,
+        mut budget: usize,
     ) -> io::Result<Flow> {
         let mut moved = 0;
-        while moved < BUDGET {
+        while goes_on(pipe, moved, &mut budget) {
             if native::MOVES && native::unread(pipe.as_fd()) == 0 {
                 return Ok(Flow::Empty);
             }
@@ -348,7 +358,9 @@ impl Side {
             let (file, end) = (sink.number(), sink.end());
             let head = Head { done: 0, file, end, time: moment.wall, run };
             let mut text = std::mem::take(&mut shared.text);
-            if let Err(e) = self.take_in(&head, pipe, &mut text) {
+            if let Err(e) =
+                self.take_in(&head, pipe, STEP.min(budget.saturating_sub(moved).max(1)), &mut text)
+            {
                 shared.text = text;
                 return Err(e);
             }
@@ -356,18 +368,24 @@ impl Side {
             self.staged = Some((head, text));
             self.deliver_staged(logging, shared)?;
         }
-        Ok(Flow::More)
+        Ok(if moved < BUDGET { Flow::Empty } else { Flow::More })
     }
 
     /// Takes bytes out of the pipe and into the stage; where that cannot be written, into
     /// memory alone: then they are gone if we are killed, and not before.
-    fn take_in(&mut self, head: &Head, mut pipe: &File, text: &mut Vec<u8>) -> io::Result<()> {
+    fn take_in(
+        &mut self,
+        head: &Head,
+        mut pipe: &File,
+        most: usize,
+        text: &mut Vec<u8>,
+    ) -> io::Result<()> {
         let staged = match self.stage.take() {
             Some(stage) => Ok(stage),
             None => Stage::open(&self.stage_path()),
         }
         .and_then(|stage| {
-            let filled = stage.fill(head, pipe, STEP, text);
+            let filled = stage.fill(head, pipe, most, text);
             self.stage = Some(stage);
             filled
         });
@@ -375,7 +393,7 @@ impl Side {
             Err(e) if e.kind() != io::ErrorKind::WouldBlock && !is_shortage(&e) => {
                 // Not what was staged before, and is in the log.
                 self.stage = self.stage.take().filter(|stage| stage.clear().is_err());
-                text.resize(STEP, 0);
+                text.resize(most, 0);
                 let got = pipe.read(text)?;
                 text.truncate(got);
                 Ok(())
@@ -509,6 +527,18 @@ impl Side {
         self.has_rotated |= rules.logging.after.is_some();
         Ok(true)
     }
+}
+
+/// Whether there is more to move: what is left of the budget, or large pieces that have
+/// come meanwhile.
+fn goes_on(pipe: &File, moved: usize, budget: &mut usize) -> bool {
+    if moved >= *budget && moved < BUDGET && native::MOVES {
+        let more = native::unread(pipe.as_fd());
+        if more >= BUSY {
+            *budget = moved + more;
+        }
+    }
+    moved < (*budget).min(BUDGET)
 }
 
 /// Descriptors have run out.

@@ -341,6 +341,11 @@ impl Stream {
         }
     }
 
+    /// Bytes that stand in its pipes.
+    pub(super) fn unread(&self) -> usize {
+        self.pipes.iter().flatten().flatten().map(|file| native::unread(file.as_fd())).sum()
+    }
+
     fn has_unread(&self, turn: bool) -> bool {
         [Which::Out, Which::Err].into_iter().any(|which| {
             self.pipe((which, turn)).is_some_and(|pipe| native::unread(pipe.as_fd()) > 0)
@@ -356,6 +361,7 @@ impl Stream {
                 Some((1.., _)) => vec![!self.used.turn, self.used.turn],
                 Some((0, _)) | None => vec![self.used.turn, !self.used.turn],
             };
+            shared.is_last = self.next.is_some();
             let is_alone = !matches!(self.next, Some((1.., _)));
             for turn in turns {
                 // Of a run before this one, or after it.

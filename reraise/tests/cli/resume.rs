@@ -61,8 +61,11 @@ fn what_lives_unwatched_is_adopted() {
     let adopted = |name, pid| format!("{name}: adopt    # (pid={pid})");
     assert_eq!(sorted(&out), [adopted("one", one), adopted("two", two)]);
     for (name, pid) in [("one", one), ("two", two)] {
-        let out = s.ok(&["status", name]);
-        assert!(out.contains("running") && !out.contains("unwatched"), "{out}");
+        // Its worker is there; the record names it in a moment.
+        wait_for("it to be watched", || {
+            let out = s.ok(&["status", name]);
+            out.contains("running") && !out.contains("unwatched")
+        });
         assert_eq!(s.pid(name), pid);
     }
     assert_eq!(s.ok(&["resume"]), "");

@@ -252,8 +252,10 @@ fn several_owners_and_what_fails_keep_their_exit_codes() {
     let new: Vec<_> = people.into_iter().filter(|person| !place(person).exists()).collect();
     let started = scene.run(&mut both(&["start", "good", "mine"])).expect(0);
     assert_eq!(started.out, "good: start\nmine: start\n");
-    let status = scene.run(&mut both(&["status"])).expect(0);
-    assert_eq!(status.out.matches(" running ").count(), 2, "{status:?}");
+    wait_for("both to run", || {
+        let status = scene.run(&mut both(&["status"])).expect(0);
+        status.out.matches(" running ").count() == 2
+    });
     let stopped = scene.run(&mut both(&["stop", "good", "mine"])).expect(0);
     assert_eq!(stopped.out.lines().count(), 2);
     for person in new {

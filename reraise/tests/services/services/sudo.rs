@@ -183,8 +183,9 @@ fn another_users_script_runs_as_that_user() {
         assert_eq!(uid_of(process), uid, "process {process}");
     }
     // The caller sees it, and so does everybody.
-    let said = scene.ok(&["status", "web"]);
-    assert!(said.starts_with("web                running         # (pid="), "{said:?}");
+    wait_for("everybody to see it run", || {
+        scene.ok(&["status", "web"]).starts_with("web                running         # (pid=")
+    });
     assert!(scene.ok(&["status", "--long", "web"]).contains(", processes=1, "));
     assert!(scene.ok(&["list"]).starts_with(&format!("web                  # user={name}, ")));
     assert_eq!(scene.ok(&["start", "web"]), "web: skip (because already running)\n");

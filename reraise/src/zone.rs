@@ -50,6 +50,8 @@ const MOST_ALIGNED: usize = 64;
 struct State {
     is_own: bool,
     has_own: bool,
+    /// See [`briefly`].
+    is_brief: bool,
     /// See [`native::first_stack`].
     first_stack: Option<(usize, usize)>,
     /// Code and constants, see [`native::code`].
@@ -66,6 +68,7 @@ unsafe impl Sync for Single {}
 static STATE: Single = Single(UnsafeCell::new(State {
     is_own: false,
     has_own: false,
+    is_brief: false,
     first_stack: None,
     code: [(0, 0); CODE],
     own: Own::new(),
@@ -134,6 +137,15 @@ pub fn in_common<T>(act: impl FnOnce() -> T) -> T {
     answer
 }
 
+/// Allocates apart from what stays while `act` runs, and calls it: for what is large and
+/// gone in a moment, and would be a hole among the rest.
+pub fn briefly<T>(act: impl FnOnce() -> T) -> T {
+    let before = with(|state| std::mem::replace(&mut state.is_brief, true));
+    let answer = act();
+    with(|state| state.is_brief = before);
+    answer
+}
+
 /// Gives the memory back that holds nothing: free pages of the common zone, and
 /// the stack below the caller. For a long rest also the code, which `ps` counts
 /// for each worker though they share it.
@@ -174,16 +186,13 @@ fn is_ours(layout: Layout) -> bool {
 unsafe impl GlobalAlloc for Zones {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_ours(layout) {
-            let block =
-                with(
-                    |state| {
-                        if state.is_own {
-                            state.own.take(layout)
-                        } else {
-                            state.common.take(layout)
-                        }
-                    },
-                );
+            let block = with(|state| {
+                if state.is_own {
+                    state.own.take(layout)
+                } else {
+                    state.common.take(layout, state.is_brief)
+                }
+            });
             if let Some(block) = block {
                 return block;
             }
@@ -237,7 +246,8 @@ mod tests {
             let size = 1 + next(if round % 10 == 0 { 40_000 } else { 300 });
             let layout = Layout::from_size_align(size, 1 << next(8)).unwrap();
             // SAFETY: the size is not zero.
-            let block = unsafe { Zones.alloc(layout) };
+            let alloc = || unsafe { Zones.alloc(layout) };
+            let block = if next(4) == 0 { briefly(alloc) } else { alloc() };
             assert!(!block.is_null() && block.addr().is_multiple_of(layout.align()));
             let mark = round as u8;
             // SAFETY: it is that long, and ours.

@@ -140,25 +140,31 @@ pub fn exec_beside(program: &Path, words: &[&OsStr], variable: (&str, &str)) -> 
 }
 
 /// Forks a child of ours that lives `life`, with what it is given, on a stack of
-/// its own; its pid.
+/// its own; its pid. What is given stays in its box: on the stack it would lie as long
+/// as the child lives.
 ///
 /// # Errors
 /// As `fork(2)`.
-pub fn fork_with<T>(given: T, life: fn(T) -> !) -> io::Result<i32> {
+pub fn fork_with<T>(given: Box<T>, life: fn(Box<T>) -> !) -> io::Result<i32> {
+    struct Birth<T> {
+        given: Box<T>,
+        life: fn(Box<T>) -> !,
+    }
     extern "C" fn begin<T>(argument: *mut c_void) -> c_int {
         // SAFETY: the pointer that was handed over below, to the child's own
         // copy of the box.
-        let pair: Box<(T, fn(T) -> !)> = unsafe { Box::from_raw(argument.cast()) };
-        let (given, life) = *pair;
+        let birth: Box<Birth<T>> = unsafe { Box::from_raw(argument.cast()) };
+        let Birth { given, life } = *birth;
         crate::zone::leave_parents_stack();
         life(given)
     }
-    let pair = Box::into_raw(Box::new((given, life)));
+    let birth = Box::into_raw(Box::new(Birth { given, life }));
     // SAFETY: keeper and workers have a single thread, `begin` does not return,
     // and the parent never uses that stack.
-    let forked = unsafe { super::native::fork_onto(crate::zone::stack(), begin::<T>, pair.cast()) };
+    let forked =
+        unsafe { super::native::fork_onto(crate::zone::stack(), begin::<T>, birth.cast()) };
     // SAFETY: this is the parent's copy, which nobody else has.
-    drop(unsafe { Box::from_raw(pair) });
+    drop(unsafe { Box::from_raw(birth) });
     forked
 }
 

@@ -172,20 +172,22 @@ struct Given {
 
 fn fork(state: &Path) -> io::Result<(i32, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
-    let given = Given { orders: Orders { state: state.to_owned() }, socket: theirs };
+    let given = Box::new(Given { orders: Orders { state: state.to_owned() }, socket: theirs });
     Ok((native::fork_with(given, live)?, ours))
 }
 
 /// The life of a logger.
-fn live(given: Given) -> ! {
+#[expect(clippy::boxed_local, reason = "as `fork_with` gives it")]
+fn live(given: Box<Given>) -> ! {
     zone::begin_own();
-    let socket = native::keep_only(given.socket);
+    let Given { orders, socket } = *given;
+    let socket = native::keep_only(socket);
     native::forget_environment();
     native::set_title(c"auto-reraise (logger)");
     // What is typed at a terminal is for the keeper; and the commands that we run for
     // rotated files are known by this session.
     let _ = nix::unistd::setsid();
-    let served = serve::run(&given.orders, socket);
+    let served = serve::run(&orders, socket);
     native::exit_now(match served {
         Ok(()) => 0,
         Err(e) => {

@@ -63,9 +63,15 @@ pub fn supervise<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result
 }
 
 /// What comes before the loop, in a frame of its own: a worker spends its life
-/// in the loop, and each page of stack is one that its service costs.
+/// in the loop, and each page of stack is one that its service costs. `None`: as above.
+///
+/// # Errors
+/// As above.
 #[inline(never)]
-fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<Box<Worker<B>>>> {
+pub fn begin<B: ProcessBackend>(
+    backend: B,
+    given: Assignment,
+) -> io::Result<Option<Box<Worker<B>>>> {
     let owner = nix::unistd::geteuid().as_raw();
     let files = Files::of(&given.piddir, owner, &given.name);
     let mut link = given.link;
@@ -190,9 +196,7 @@ fn begin<B: ProcessBackend>(backend: B, given: Assignment) -> io::Result<Option<
     let begun = worker.begin(&given.task, beginning, remains);
     worker.write_events();
     begun?;
-    // Moved to where it lies together with what else stays: what was needed for
-    // a moment is gone now.
-    Ok(Some(Box::new(*worker)))
+    Ok(Some(worker))
 }
 
 /// The entry and its configuration, if both may be used.

@@ -29,6 +29,7 @@ use crate::supervise::machine::{Action, Input, Machine, Outcome, State};
 use crate::supervise::news::News;
 use crate::supervise::publish;
 use crate::wanted::Wanted;
+use crate::zone;
 
 /// Where pids mean something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -339,8 +340,9 @@ impl<B: ProcessBackend> Worker<B> {
         let failed = |e: io::Error| Ok(Some(not_yet(&e)));
         let run = run_number(self.me, self.backend.now());
         let (output, pipes) = self.output(context);
-        let launch = launch::prepare(entry, context, run, output);
-        let main = match self.backend.spawn(launch) {
+        let main =
+            zone::briefly(|| self.backend.spawn(launch::prepare(entry, context, run, output)));
+        let main = match main {
             Ok(main) => main,
             Err(e) => return failed(e),
         };

@@ -78,12 +78,12 @@ impl Common {
     }
 
     /// A block, if there is room. Large ones are short-lived buffers, mostly;
-    /// they are taken from the far end, or what lives longer would come to lie
-    /// behind them.
-    pub(super) fn take(&mut self, layout: Layout) -> Option<*mut u8> {
+    /// they are taken from the far end, as what is needed briefly, or what lives longer
+    /// would come to lie behind them.
+    pub(super) fn take(&mut self, layout: Layout, is_brief: bool) -> Option<*mut u8> {
         let count = layout.size().div_ceil(GRAIN).max(1);
         let step = layout.align().div_ceil(GRAIN).max(1);
-        let at = if layout.size() > LARGE {
+        let at = if is_brief || layout.size() > LARGE {
             self.last_fit(count, step)?
         } else {
             self.first_fit(count, step)?

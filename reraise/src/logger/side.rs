@@ -1,13 +1,16 @@
 //! One log of a service and the pipes that fill it: drains them as far as the log can
 //! take it, and knows what to do when it cannot.
 
+mod staged;
+mod trouble;
+
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::flow::{count, deliver, discard, to_line_end};
+use super::flow::{discard, to_line_end};
 use super::index::Mark;
 use super::names;
 use super::pipes::Side as Which;
@@ -18,7 +21,7 @@ use super::stage::{self, Head, Stage};
 use crate::backend::Exit;
 use crate::backend::native::{self, Peephole};
 use crate::config::{LogFull, LogTime, Logging};
-use crate::error::reason;
+use trouble::Trouble;
 
 /// Bytes of one step, and of one turn among all services.
 pub(super) const STEP: usize = 1 << 20;
@@ -27,10 +30,6 @@ pub(super) const BUDGET: usize = 8 << 20;
 const BUSY: usize = 32 << 10;
 /// What it then holds.
 const LARGE: i32 = 1 << 20;
-/// When a log that could not be written is tried again.
-const RETRY: Duration = Duration::from_millis(500);
-/// The same where descriptors had run out.
-const SHORTAGE: Duration = Duration::from_millis(50);
 
 /// What all logs share: buffers, which are there while output flows.
 #[derive(Debug, Default)]
@@ -60,11 +59,6 @@ pub(super) enum Flow {
     More,
     /// The log takes nothing before this time.
     Stuck(Instant),
-}
-
-#[derive(Debug)]
-struct Trouble {
-    again: Instant,
 }
 
 /// The moment of a turn.
@@ -339,167 +333,6 @@ impl Side {
         Ok(if moved < BUDGET { Flow::Empty } else { Flow::More })
     }
 
-    /// By way of the stage, where each line gets its time.
-    fn pump_staged(
-        &mut self,
-        pipe: &File,
-        run: u64,
-        logging: &Logging,
-        moment: Moment,
-        shared: &mut Shared,
-        mut budget: usize,
-    ) -> io::Result<Flow> {
-        let mut moved = 0;
-        while goes_on(pipe, moved, &mut budget) {
-            if native::MOVES && native::unread(pipe.as_fd()) == 0 {
-                return Ok(Flow::Empty);
-            }
-            let Some(sink) = &self.sink else { break };
-            let (file, end) = (sink.number(), sink.end());
-            let head = Head { done: 0, file, end, time: moment.wall, run };
-            let mut text = std::mem::take(&mut shared.text);
-            if let Err(e) =
-                self.take_in(&head, pipe, STEP.min(budget.saturating_sub(moved).max(1)), &mut text)
-            {
-                shared.text = text;
-                return Err(e);
-            }
-            moved += text.len();
-            self.staged = Some((head, text));
-            self.deliver_staged(logging, shared)?;
-        }
-        Ok(if moved < BUDGET { Flow::Empty } else { Flow::More })
-    }
-
-    /// Takes bytes out of the pipe and into the stage; where that cannot be written, into
-    /// memory alone: then they are gone if we are killed, and not before.
-    fn take_in(
-        &mut self,
-        head: &Head,
-        mut pipe: &File,
-        most: usize,
-        text: &mut Vec<u8>,
-    ) -> io::Result<()> {
-        let staged = match self.stage.take() {
-            Some(stage) => Ok(stage),
-            None => Stage::open(&self.stage_path()),
-        }
-        .and_then(|stage| {
-            let filled = stage.fill(head, pipe, most, text);
-            self.stage = Some(stage);
-            filled
-        });
-        match staged {
-            Err(e) if e.kind() != io::ErrorKind::WouldBlock && !is_shortage(&e) => {
-                // Not what was staged before, and is in the log.
-                self.stage = self.stage.take().filter(|stage| stage.clear().is_err());
-                text.resize(most, 0);
-                let got = pipe.read(text)?;
-                text.truncate(got);
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    /// Writes what is staged; what cannot be written stays.
-    fn deliver_staged(&mut self, logging: &Logging, shared: &mut Shared) -> io::Result<()> {
-        let Some((mut head, text)) = self.staged.take() else { return Ok(()) };
-        let Some(sink) = &mut self.sink else {
-            self.staged = Some((head, text));
-            return Ok(());
-        };
-        let stage = self.stage.as_ref();
-        let delivered = deliver(sink, stage, &mut head, &text, logging, &mut shared.out);
-        match delivered {
-            Ok(has_rotated) => {
-                self.has_rotated |= has_rotated && logging.after.is_some();
-                shared.text = text;
-                stage.map_or(Ok(()), Stage::clear)
-            }
-            Err(e) => {
-                let _ = stage.map(|stage| stage.note(&head));
-                self.staged = Some((head, text));
-                Err(e)
-            }
-        }
-    }
-
-    /// It could not be written.
-    fn fail(
-        &mut self,
-        error: &io::Error,
-        pipe: &File,
-        rules: &Rules,
-        moment: Moment,
-        shared: &mut Shared,
-        report: &mut Report,
-    ) -> Flow {
-        let errno = error.raw_os_error().unwrap_or(0);
-        if is_shortage(error) {
-            // Of no log in particular: it waits in the pipe for a moment.
-            shared.is_short = true;
-            self.close();
-            return Flow::Stuck(moment.now + SHORTAGE);
-        }
-        let is_full = matches!(errno, libc::ENOSPC | libc::EDQUOT);
-        if is_full && rules.logging.full == LogFull::DropOldest {
-            let removed = self.make_room(rules).unwrap_or(0);
-            if removed > 0 {
-                report.removed_bytes += removed;
-                // A rotation may have come half-way.
-                self.close();
-                return Flow::More;
-            }
-        }
-        self.close();
-        let place = self.place(rules).map(|place| place.directory).unwrap_or_default();
-        let why = format!("{}: {}", place.join(names::CURRENT).display(), reason(error));
-        report.trouble = Some(why);
-        let again = moment.now + RETRY;
-        self.trouble = Some(Trouble { again });
-        match rules.logging.full {
-            LogFull::Block => Flow::Stuck(again),
-            LogFull::DropOldest | LogFull::DropNew => self.drop_it(pipe, shared, report),
-        }
-    }
-
-    /// Removes what is oldest; how many bytes.
-    fn make_room(&mut self, rules: &Rules) -> io::Result<u64> {
-        let Some(place) = self.place(rules) else { return Ok(0) };
-        if let Some(removed) = sink::remove_oldest(&place.directory)? {
-            return Ok(removed.max(1));
-        }
-        match &mut self.sink {
-            Some(sink) if sink.end() > 0 => {
-                let removed = sink.clear()?;
-                if let Some((head, _)) = &mut self.staged {
-                    head.end = 0;
-                }
-                Ok(removed)
-            }
-            _ => Ok(0),
-        }
-    }
-
-    /// Drops what is in the pipe, and in the stage.
-    fn drop_it(&mut self, pipe: &File, shared: &mut Shared, report: &mut Report) -> Flow {
-        let mut lost = (0, 0);
-        if let Some((head, text)) = self.staged.take() {
-            let rest = &text[usize::try_from(head.done).unwrap_or(0).min(text.len())..];
-            count(rest, &mut lost);
-            if let Some(stage) = &self.stage {
-                let _ = stage.clear();
-            }
-        }
-        let flow = discard(pipe, shared, &mut lost);
-        report.lost_lines += lost.0;
-        report.lost_bytes += lost.1;
-        self.lost.0 += lost.0;
-        self.lost.1 += lost.1;
-        flow
-    }
-
     /// The last lines of a run that is over.
     pub(super) fn tail(&mut self, run: u64, rules: &Rules, moment: Moment) -> Vec<u8> {
         self.reopen(run, rules, moment);
@@ -539,9 +372,4 @@ fn goes_on(pipe: &File, moved: usize, budget: &mut usize) -> bool {
         }
     }
     moved < (*budget).min(BUDGET)
-}
-
-/// Descriptors have run out.
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -73,8 +73,12 @@ impl Place {
             }
             Ok(about) if !about.is_file() => return Err(no_file()),
             Ok(_) => {
-                access(&file, AccessFlags::W_OK)?;
-                return has_room(&file);
+                let looked = access(&file, AccessFlags::W_OK).map_err(io::Error::from);
+                match looked.and_then(|()| has_room(&file)) {
+                    // It was rotated just now.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    other => return other,
+                }
             }
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             Err(_) => {}

@@ -52,6 +52,8 @@ pub fn is_kept_by_later(path: &Path) -> bool {
 
 /// The limits that are kept. What a system lacks is not in its list.
 const KEPT: &[Resource] = &[
+    #[cfg(target_os = "linux")]
+    Resource::RLIMIT_AS,
     Resource::RLIMIT_CORE,
     Resource::RLIMIT_CPU,
     Resource::RLIMIT_DATA,

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::fstat;
+use nix::unistd::ftruncate;
 
 /// Somebody reads along, who has clocks of their own.
 static IS_FOREGROUND: AtomicBool = AtomicBool::new(false);
@@ -16,6 +18,28 @@ static IS_FOREGROUND: AtomicBool = AtomicBool::new(false);
 /// for whoever collects the output of a container: without time and pid.
 pub fn say_to_foreground() {
     IS_FOREGROUND.store(true, Ordering::Relaxed);
+}
+
+/// Standard error is a file of our own, which may not grow without end.
+static IS_OUR_FILE: AtomicBool = AtomicBool::new(false);
+
+/// Bytes of it. What is beyond that is forgotten together: a service that falls every
+/// second says as much in a week.
+const FILE_MAX: u64 = 16 << 20;
+
+/// From now on, and in what is forked from now on, standard error is that file, opened to
+/// append.
+pub fn say_to_file() {
+    IS_OUR_FILE.store(true, Ordering::Relaxed);
+}
+
+fn bound_file() {
+    let stderr = std::io::stderr();
+    if IS_OUR_FILE.load(Ordering::Relaxed)
+        && fstat(&stderr).is_ok_and(|about| about.st_size.cast_unsigned() > FILE_MAX)
+    {
+        let _ = ftruncate(&stderr, 0);
+    }
 }
 
 /// What a pipe takes without waiting when it takes anything (PIPE_BUF is at
@@ -28,6 +52,7 @@ pub fn say(who: &str, what: &str) {
     let what = what.escape_debug();
     // One write, so that lines of several processes do not mix.
     if !IS_FOREGROUND.load(Ordering::Relaxed) {
+        bound_file();
         let line = format!("{} {who}[{}]: {what}\n", stamp(), std::process::id());
         let _ = std::io::stderr().write_all(line.as_bytes());
         return;

@@ -194,14 +194,26 @@ pub fn set_groups(groups: &[Gid]) -> io::Result<()> {
     Ok(Errno::result(answer).map(drop)?)
 }
 
-/// Allows us as many descriptors as we may allow ourselves (setrlimit(2)). What the
-/// system refuses stays as it was.
-pub fn raise_descriptor_limit() {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    let raise = |to| setrlimit(Resource::RLIMIT_NOFILE, to, hard).is_ok();
-    if !raise(hard) {
-        raise(instead_of(soft, hard));
+/// Allows us whatever we may allow ourselves (setrlimit(2)): what our caller was limited
+/// to is for the service that was started there. What the system refuses stays as it was.
+/// A file that grows too long is an error then, and no signal.
+pub fn raise_limits() {
+    for resource in [
+        Resource::RLIMIT_NOFILE,
+        Resource::RLIMIT_FSIZE,
+        Resource::RLIMIT_CPU,
+        Resource::RLIMIT_DATA,
+        #[cfg(target_os = "linux")]
+        Resource::RLIMIT_AS,
+    ] {
+        let Ok((soft, hard)) = getrlimit(resource) else { continue };
+        let raise = |to| setrlimit(resource, to, hard).is_ok();
+        if !raise(hard) && resource == Resource::RLIMIT_NOFILE {
+            raise(instead_of(soft, hard));
+        }
     }
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// The soft limit where the hard one is refused for it: macOS gives "unlimited" for

@@ -32,12 +32,14 @@ mod upgrade;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::fcntl::Flock;
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 
@@ -91,6 +93,7 @@ struct Keeper {
     queue: EventQueue,
     listener: UnixListener,
     lock: LockFile,
+    _unaged: Option<Flock<File>>,
     registry: Registry,
     connections: BTreeMap<u64, Connection>,
     next_token: u64,
@@ -308,6 +311,7 @@ impl Keeper {
         };
         queue.watch_readable(listener.as_fd(), LISTENER)?;
         Ok(Self {
+            _unaged: settle::keep_from_ageing(&command.piddir),
             command,
             place,
             queue,

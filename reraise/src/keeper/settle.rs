@@ -8,6 +8,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
+
 use super::READY;
 use super::upgrade::{self, Inheritance};
 use crate::backend::native::{self, EventQueue};
@@ -82,6 +84,14 @@ pub(super) fn taken(holder: Holder) -> Fault {
 
 /// Leaves the directory and the limits of whoever started us, and in the
 /// background their terminal.
+/// Many systems remove what nobody has touched for weeks from /var/tmp. tmpfiles.d(5)
+/// leaves a directory alone that somebody has locked with flock(2): everything of a
+/// service that runs for so long is still needed. Workers and logger do not inherit it.
+pub(super) fn keep_from_ageing(piddir: &Path) -> Option<Flock<fs::File>> {
+    let directory = fs::File::open(piddir).ok()?;
+    Flock::lock(directory, FlockArg::LockSharedNonblock).ok()
+}
+
 pub(super) fn leave_caller(state: &Path, is_foreground: bool) -> io::Result<()> {
     if is_foreground {
         messages::say_to_foreground();
@@ -92,7 +102,7 @@ pub(super) fn leave_caller(state: &Path, is_foreground: bool) -> io::Result<()> 
     nix::unistd::dup2_stdin(&null)?;
     std::env::set_current_dir("/")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    native::raise_descriptor_limit();
+    native::raise_limits();
     Ok(())
 }
 
@@ -107,6 +117,7 @@ fn leave_terminal(state: &Path) -> io::Result<()> {
     }
     let messages = options.append(true).create(true).open(&path)?;
     nix::unistd::dup2_stderr(&messages)?;
+    messages::say_to_file();
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use reraise::record::Phase;
 
@@ -31,6 +32,23 @@ fn a_worker_that_fails_is_no_silence() {
     // Mended.
     fs::remove_dir(&lock).unwrap();
     s.up("web");
+}
+
+#[test]
+fn nobody_takes_what_a_keeper_uses_for_old() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    s.up("web");
+    // As systemd-tmpfiles(8) asks before it removes what is old in a directory.
+    let is_free = || {
+        let directory = fs::File::open(&s.p).unwrap();
+        Flock::lock(directory, FlockArg::LockExclusiveNonblock).is_ok()
+    };
+    assert!(!is_free());
+    signal(s.keeper(), Signal::SIGKILL);
+    wait_for("another keeper", || s.find_keeper().is_some() && !is_free());
+    s.ok(&["stop", "web"]);
+    wait_for("the keeper to end", is_free);
 }
 
 #[test]

@@ -57,7 +57,19 @@ pub(crate) fn run(
     if by_sudo && !interactive {
         command.stderr(Stdio::piped());
     }
-    let child = command.spawn().map_err(|e| order.not_spawned(by_sudo, &e))?;
+    if !by_sudo && owner.uid != setting.dirs.uid() {
+        // That user may look into what runs as theirs, and take what it has open: root's
+        // terminal, to read what is typed there.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    }
+    let mut child = command.spawn().map_err(|e| order.not_spawned(by_sudo, &e))?;
+    if let (Some(mut out), Some(mut err)) =
+        (child.stdout.take(), child.stderr.take_if(|_| !by_sudo))
+    {
+        let errors = std::thread::spawn(move || io::copy(&mut err, &mut io::stderr()));
+        let _ = io::copy(&mut out, &mut io::stdout());
+        let _ = errors.join();
+    }
     let output = child
         .wait_with_output()
         .map_err(|e| Fault::system(&order.user, "cannot wait for what runs as it", &e))?;

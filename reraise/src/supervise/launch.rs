@@ -56,6 +56,20 @@ pub fn load(context: &Context, name: &ServiceName) -> Result<Loaded, Fault> {
         Ok(None) => return Err(no_service(name, &context.dir)),
         Err(e) => return Err(Fault::system(name, "cannot look at its script", &e)),
     };
+    // A sticky one keeps what is there from being exchanged; but a file of root's that lies
+    // in a directory of somebody else could be moved here.
+    let about = fs::metadata(&context.dir)
+        .map_err(|e| Fault::system(context.dir.display(), "cannot be read", &e))?;
+    if me == 0 && entry.uid == 0 && paths::is_open_to_others(&about) {
+        let dir = context.dir.display();
+        let what = format!("lies in {dir}, which can be changed by other users");
+        return Err(Fault::new(
+            ExitCode::Denied,
+            name,
+            what,
+            format!("close it: chmod go-w {dir}"),
+        ));
+    }
     if entry.uid != me {
         let what = format!("belongs to user {}, and this is user {me}", entry.uid);
         return Err(Fault::new(ExitCode::Denied, name, what, "start it as its owner"));

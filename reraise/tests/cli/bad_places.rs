@@ -119,6 +119,10 @@ fn directories_that_others_can_change() {
     mode(&s.at(""), 0o755);
     // Sticky, only the owner of an entry can exchange it.
     if is_root() {
+        // But a script of root's can be moved here out of a directory of somebody else.
+        mode(&s.d, 0o1777);
+        refused(&s, 6, "which can be changed by other users\n    close it: chmod go-w ");
+        mode(&s.d, 0o755);
         mode(&s.p, 0o1777);
     }
     s.up("web");

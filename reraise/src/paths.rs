@@ -139,7 +139,9 @@ impl Dirs {
     pub fn of_owner(mut self) -> Self {
         use nix::unistd::{AccessFlags, access};
         let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
-        let is_usable = |dir: &PathBuf| access(dir, wanted).is_ok();
+        let is_usable = |dir: &PathBuf| {
+            access(dir, wanted).is_ok() && check_ancestors(dir, &[self.uid]).is_ok()
+        };
         let given = self.given_logdir.take().filter(is_usable);
         self.given_logdir = Some(given.unwrap_or_else(|| self.state(self.uid).join("log")));
         self
@@ -326,6 +328,33 @@ pub fn is_open_to_others(about: &fs::Metadata) -> bool {
 /// # Errors
 /// What is wrong, and how to mend it.
 pub fn check_ancestors(path: &Path, trusted: &[u32]) -> Result<(), Fault> {
+    check_way(path, trusted, |about, _| is_open_to_others(about) && about.mode() & 0o1000 == 0)
+}
+
+/// Refuses a directory for a log where somebody besides `me` and root could put a file or
+/// a link in our way; what is not there yet is made by us. A group may write where root
+/// lets it, as in the `/var/log` of some systems.
+///
+/// # Errors
+/// What is wrong, and how to mend it.
+pub fn check_log_dir(directory: &Path, me: u32) -> Result<(), Fault> {
+    let there = directory.ancestors().find(|step| fs::symlink_metadata(step).is_ok());
+    let there = there.unwrap_or(Path::new("/"));
+    let real = fs::canonicalize(there).unwrap_or_else(|_| there.to_owned());
+    check_way(there, &[me], |about, step| {
+        let by_all = about.mode() & 0o002 != 0;
+        let by_group = about.mode() & 0o020 != 0 && about.gid() != about.uid() && about.uid() != 0;
+        // In the directory itself even what is mine could be forestalled.
+        let is_last = there == directory && (step == there || step == real);
+        (by_all || by_group) && (is_last || about.mode() & 0o1000 == 0)
+    })
+}
+
+fn check_way(
+    path: &Path,
+    trusted: &[u32],
+    is_open: impl Fn(&fs::Metadata, &Path) -> bool,
+) -> Result<(), Fault> {
     let is_trusted = |uid: u32| uid == 0 || trusted.contains(&uid);
     let mut is_real = path.is_absolute() && !path.components().any(|c| c == Component::ParentDir);
     let mut found = Vec::new();
@@ -357,7 +386,7 @@ pub fn check_ancestors(path: &Path, trusted: &[u32]) -> Result<(), Fault> {
             let advice = format!("see: ls -ld {}; use a directory of your own", step.display());
             return Err(Fault::new(ExitCode::Denied, step.display(), what, advice));
         }
-        if is_open_to_others(&about) && about.mode() & 0o1000 == 0 {
+        if is_open(&about, &step) {
             let what = "can be changed by other users";
             let advice = format!("close it: chmod go-w {}", step.display());
             return Err(Fault::new(ExitCode::Denied, step.display(), what, advice));
@@ -420,6 +449,46 @@ mod tests {
         // The sticky bit keeps others from exchanging what is mine.
         fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
         check_dir(&open.join("in"), &[me()]).unwrap();
+    }
+
+    #[test]
+    fn a_log_is_kept_only_where_nobody_else_can_put_anything() {
+        let top = tempfile::tempdir().unwrap();
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let (above, log) = (top.path().join("logs"), top.path().join("logs/web"));
+        check_log_dir(&log, me()).unwrap();
+        make_dir(&log, 0o755).unwrap();
+        for (above_mode, log_mode, is_fine) in [
+            (0o755, 0o700, true),
+            (0o1777, 0o700, true),
+            (0o777, 0o700, false),
+            (0o755, 0o777, false),
+            (0o755, 0o1777, false),
+            (0o775, 0o775, true),
+        ] {
+            mode(&above, above_mode);
+            mode(&log, log_mode);
+            assert_eq!(check_log_dir(&log, me()).is_ok(), is_fine, "{above_mode:o} {log_mode:o}");
+        }
+        mode(&above, 0o777);
+        mode(&log, 0o700);
+        // Also where it is to be made.
+        let fault = check_log_dir(&above.join("new"), me()).unwrap_err();
+        assert_eq!(
+            (fault.code, fault.what.as_str()),
+            (ExitCode::Denied, "can be changed by other users")
+        );
+        // By a link it is the same place.
+        let link = top.path().join("link");
+        std::os::unix::fs::symlink(&above, &link).unwrap();
+        assert!(check_log_dir(&link.join("web"), me()).is_err());
+        mode(&above, 0o755);
+        check_log_dir(&link.join("web"), me()).unwrap();
+        mode(&log, 0o1777);
+        assert!(check_log_dir(&link.join("web"), me()).is_err());
+        assert!(check_log_dir(&log, me() + 1).is_err());
     }
 
     #[test]

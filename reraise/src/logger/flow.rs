@@ -55,7 +55,7 @@ pub(super) fn deliver(
             stage.map_or(Ok(()), |stage| stage.note(head))?;
             sink.rotate(logging, head.time)?;
             has_rotated = true;
-            (head.file, head.end) = (sink.number(), 0);
+            (head.file, head.end) = (sink.number(), sink.end());
             stage.map_or(Ok(()), |stage| stage.note(head))?;
         }
         if sink.run() != head.run {

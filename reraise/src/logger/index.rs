@@ -128,6 +128,34 @@ pub fn read(log: &Path) -> io::Result<Vec<Entry>> {
     Ok(whole.iter().filter_map(Entry::decode).collect())
 }
 
+/// The last entries of the index of a log file, as many as are needed until the first of
+/// them is as wanted, and where in the index that stands. An index can be long.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_back(log: &Path, is_enough: impl Fn(&Entry) -> bool) -> io::Result<(u64, Vec<Entry>)> {
+    const WINDOW: u64 = 128 * SIZE as u64;
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = match options.open(path_of(log)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((0, Vec::new())),
+        other => other?,
+    };
+    let end = file.metadata()?.len() / SIZE as u64 * SIZE as u64;
+    let mut window = WINDOW;
+    loop {
+        let start = end.saturating_sub(window);
+        let mut bytes = vec![0; usize::try_from(end - start).unwrap_or(0)];
+        file.read_exact_at(&mut bytes, start)?;
+        let (whole, _) = bytes.as_chunks::<SIZE>();
+        let entries: Vec<Entry> = whole.iter().filter_map(Entry::decode).collect();
+        if start == 0 || entries.first().is_some_and(&is_enough) {
+            return Ok((start, entries));
+        }
+        window *= 4;
+    }
+}
+
 /// The last entry of an index that is open, and how long its whole entries are.
 ///
 /// # Errors
@@ -168,6 +196,23 @@ mod tests {
             assert_eq!(Entry::decode(&entry.encode()), Some(entry));
         }
         assert_eq!(Entry::decode(&[0; SIZE]), None);
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("current");
+        assert_eq!(read_back(&log, |_| true).unwrap(), (0, Vec::new()));
+        let entry = |at: u64| Entry { offset: 10 * at, time: 0, run: at / 900, mark: Mark::Output };
+        let all: Vec<Entry> = (0..1000).map(entry).collect();
+        let bytes: Vec<u8> = all.iter().flat_map(Entry::encode).collect();
+        std::fs::write(path_of(&log), bytes).unwrap();
+        for (run, least) in [(1, 100), (0, 1000), (7, 1)] {
+            let (start, found) = read_back(&log, |first| first.run != run).unwrap();
+            let before = usize::try_from(start).unwrap() / SIZE;
+            assert_eq!(found, all[before..]);
+            assert!((least..=(5 * least).max(128)).contains(&found.len()), "{run} {}", found.len());
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use nix::unistd::{AccessFlags, access};
 use crate::config::{Config, LogTo, Logging};
 use crate::context::Context;
 use crate::name::ServiceName;
+use crate::paths;
 use crate::supervise::launch;
 
 /// See the module.
@@ -28,8 +29,6 @@ pub struct Rules {
 pub struct Place {
     /// The directory.
     pub directory: PathBuf,
-    /// The script names it. Else nobody else may own it.
-    pub is_given: bool,
 }
 
 impl Place {
@@ -38,25 +37,19 @@ impl Place {
     pub fn of(config: &Config, logdir: &Path, name: &ServiceName) -> Option<Self> {
         match &config.log {
             LogTo::No => None,
-            LogTo::Default | LogTo::Yes => {
-                Some(Self { directory: logdir.join(name.as_str()), is_given: false })
-            }
-            LogTo::Path(path) => Some(Self { directory: path.clone(), is_given: true }),
+            LogTo::Default | LogTo::Yes => Some(Self { directory: logdir.join(name.as_str()) }),
+            LogTo::Path(path) => Some(Self { directory: path.clone() }),
         }
     }
 
-    /// Refuses a directory that another user could have put there.
+    /// Refuses a directory where another user could put something in our way.
     ///
     /// # Errors
-    /// `EACCES` for such a one.
+    /// What is wrong with it.
     pub fn check(&self) -> io::Result<()> {
-        let is_trusted = |uid| uid == 0 || uid == nix::unistd::geteuid().as_raw();
-        match fs::symlink_metadata(&self.directory) {
-            Ok(about) if !self.is_given && !is_trusted(about.uid()) => {
-                Err(io::Error::from_raw_os_error(libc::EACCES))
-            }
-            _ => Ok(()),
-        }
+        let me = nix::unistd::geteuid().as_raw();
+        paths::check_log_dir(&self.directory, me)
+            .map_err(|fault| io::Error::other(format!("{} {}", fault.object, fault.what)))
     }
 
     /// Whether a log could be written there, as far as a look can tell.
@@ -201,7 +194,7 @@ mod tests {
     #[test]
     fn what_a_look_at_a_place_can_tell() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place { directory: dir.path().join("a/b"), is_given: false };
+        let place = Place { directory: dir.path().join("a/b") };
         place.probe().unwrap();
         fs::create_dir_all(&place.directory).unwrap();
         let current = place.directory.join("current");

@@ -90,6 +90,8 @@ pub(super) struct Side {
     /// The stage that an earlier logger has left was looked at.
     has_replayed: bool,
     trouble: Option<Trouble>,
+    /// It cannot be rotated, which was reported.
+    is_unrotated: bool,
     /// Lines and bytes that were dropped where the log now ends.
     lost: (u64, u64),
     /// The run that has said something last; not known before we have heard any.
@@ -108,6 +110,7 @@ impl Side {
             staged: None,
             has_replayed: false,
             trouble: None,
+            is_unrotated: false,
             lost: (0, 0),
             said: None,
             has_rotated: false,
@@ -119,7 +122,7 @@ impl Side {
         let place = rules.place.clone()?;
         Some(match self.which {
             Which::Out => place,
-            Which::Err => Place { directory: place.directory.join(names::STDERR), ..place },
+            Which::Err => Place { directory: place.directory.join(names::STDERR) },
         })
     }
 
@@ -220,7 +223,11 @@ impl Side {
         match self.try_drain(pipe, run, rules, moment, shared) {
             Ok(flow) => {
                 self.said = self.sink.as_ref().map(Sink::run);
-                if self.trouble.take().is_some() {
+                let unrotated = self.sink.as_ref().and_then(Sink::unrotated);
+                if let Some(why) = unrotated {
+                    report.trouble = Some(why.to_owned());
+                    self.is_unrotated = true;
+                } else if self.trouble.take().is_some() | std::mem::take(&mut self.is_unrotated) {
                     report.trouble = None;
                 }
                 flow
@@ -279,10 +286,12 @@ impl Side {
         text.extend_from_slice(
             format!("reraise: {lines} lines ({bytes} bytes) were dropped here\n").as_bytes(),
         );
-        sink.mark(moment.wall, run, Mark::Lost(u32::try_from(lines).unwrap_or(u32::MAX)))?;
+        // In this order: it is said once, however often it has to be tried.
+        let before = sink.end();
         sink.write(&text)?;
         self.lost = (0, 0);
-        Ok(())
+        let mark = Mark::Lost(u32::try_from(lines).unwrap_or(u32::MAX));
+        sink.mark_at(before, moment.wall, run, mark)
     }
 
     /// From pipe to file within the kernel.
@@ -313,7 +322,11 @@ impl Side {
                     continue;
                 }
             } else {
-                let room = logging.size - sink.end();
+                // Longer than it should be it is where it cannot be rotated.
+                let room = match logging.size.saturating_sub(sink.end()) {
+                    0 => u64::MAX,
+                    room => room,
+                };
                 most = usize::try_from(room).unwrap_or(STEP).min(most);
             }
             if sink.run() != run {
@@ -356,9 +369,17 @@ impl Side {
         let Some(sink) = self.sink.as_mut().filter(|sink| sink.end() > 0) else {
             return Ok(false);
         };
-        sink.rotate(&rules.logging, moment.wall)?;
+        sink.try_rotate(&rules.logging, moment.wall)?;
         self.has_rotated |= rules.logging.after.is_some();
         Ok(true)
+    }
+
+    /// Removes rotated files that are too many by new rules.
+    pub(super) fn prune(&mut self, rules: &Rules, moment: Moment) {
+        self.last_run(rules, moment);
+        if let Some(sink) = &self.sink {
+            let _ = sink.prune(&rules.logging);
+        }
     }
 }
 

@@ -13,12 +13,15 @@ use super::names::{self, CURRENT};
 use super::rules::{self, Place};
 use crate::backend::native;
 use crate::config::Logging;
+use crate::error::reason;
 use crate::history::tails;
 
 /// An entry of the index is worth its bytes after so many of the log, or after so
-/// many microseconds.
+/// many microseconds: as close are the times by which several logs are put in order.
 const MARK_BYTES: u64 = 320;
-const MARK_TIME: i64 = 1_000_000;
+const MARK_TIME: i64 = 10_000;
+/// A rotation that is refused is tried again after so many microseconds.
+const AGAIN: i64 = 500_000;
 
 /// See the module.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(super) struct Sink {
     is_fresh: Option<bool>,
     /// See [`Sink::number`].
     number: u64,
+    /// It could not be rotated: when that is tried again, and why.
+    unrotated: Option<(i64, String)>,
 }
 
 impl Sink {
@@ -56,6 +61,9 @@ impl Sink {
         if !about.is_file() {
             return Err(rules::no_file());
         }
+        if about.uid() != nix::unistd::geteuid().as_raw() {
+            return Err(io::Error::other("it belongs to somebody else"));
+        }
         let mut sink = Self {
             directory,
             file,
@@ -66,6 +74,7 @@ impl Sink {
             begun: time,
             is_fresh: None,
             number: about.ino(),
+            unrotated: None,
         };
         sink.read_index(time);
         Ok(sink)
@@ -91,10 +100,10 @@ impl Sink {
             return Ok(());
         }
         let path = index::path_of(&self.path());
-        let all = index::read(&self.path())?;
-        let kept = all.iter().position(|entry| entry.offset > self.end).unwrap_or(all.len());
-        self.index_end = (kept * index::SIZE) as u64;
-        self.last = all[..kept].last().copied();
+        let (start, found) = index::read_back(&self.path(), |first| first.offset <= self.end)?;
+        let kept = found.iter().position(|entry| entry.offset > self.end).unwrap_or(found.len());
+        self.index_end = start + (kept * index::SIZE) as u64;
+        self.last = found[..kept].last().copied();
         let mut options = OpenOptions::new();
         options.write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         options.open(path)?.set_len(self.index_end)
@@ -164,7 +173,18 @@ impl Sink {
 
     /// Notes in the index what is so from here on.
     pub(super) fn mark(&mut self, time: i64, run: u64, mark: Mark) -> io::Result<()> {
-        self.append(Entry { offset: self.end, time, run, mark })
+        self.mark_at(self.end, time, run, mark)
+    }
+
+    /// Notes what is so from there on, where nothing later was noted.
+    pub(super) fn mark_at(
+        &mut self,
+        offset: u64,
+        time: i64,
+        run: u64,
+        mark: Mark,
+    ) -> io::Result<()> {
+        self.append(Entry { offset, time, run, mark })
     }
 
     fn append(&mut self, entry: Entry) -> io::Result<()> {
@@ -221,8 +241,16 @@ impl Sink {
         let is_old = logging.age.is_some_and(|age| {
             u128::try_from(time - self.begun).is_ok_and(|past| past >= age.as_micros())
         });
+        let is_left = |(again, _): &(i64, String)| (0..AGAIN).contains(&(again - time));
         // Its index may not outgrow it.
-        self.end > 0 && (is_old || self.end.max(self.index_end) >= logging.size)
+        self.end > 0
+            && (is_old || self.end.max(self.index_end) >= logging.size)
+            && !self.unrotated.as_ref().is_some_and(is_left)
+    }
+
+    /// Why it grows longer than it should.
+    pub(super) fn unrotated(&self) -> Option<&str> {
+        self.unrotated.as_ref().map(|(_, why)| why.as_str())
     }
 
     /// Whether it has grown too long for waiting for the end of a line.
@@ -230,9 +258,23 @@ impl Sink {
         self.end >= logging.size.saturating_mul(2).saturating_add(4 << 20)
     }
 
-    /// Makes what is there a rotated file and begins a new one. `Some`: a command is to
-    /// be run for it, see [`todo()`].
+    /// As [`Self::try_rotate`]. Where no file may be made, what is there goes on: that is
+    /// better than nothing.
     pub(super) fn rotate(&mut self, logging: &Logging, time: i64) -> io::Result<()> {
+        match self.try_rotate(logging, time) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && self.is_there() => {
+                let shown = self.path();
+                let why = format!("{}: it cannot be rotated: {}", shown.display(), reason(&e));
+                self.unrotated = Some((time + AGAIN, why));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Makes what is there a rotated file and begins a new one.
+    pub(super) fn try_rotate(&mut self, logging: &Logging, time: i64) -> io::Result<()> {
+        self.unrotated = None;
         if self.end == 0 {
             return Ok(());
         }
@@ -274,8 +316,24 @@ impl Sink {
         remove_lone(&self.directory)
     }
 
-    /// Empties `current`; how long it was.
-    pub(super) fn clear(&mut self) -> io::Result<u64> {
+    /// Lines of `current`.
+    pub(super) fn lines(&self) -> io::Result<u64> {
+        let mut text = vec![0; 64 << 10];
+        let (mut at, mut lines) = (0, 0);
+        loop {
+            match self.file.read_at(&mut text, at)? {
+                0 => return Ok(lines),
+                got => {
+                    lines += text[..got].iter().filter(|&&b| b == b'\n').count() as u64;
+                    at += got as u64;
+                }
+            }
+        }
+    }
+
+    /// Empties `current`; how long it was. The run that speaks goes on.
+    pub(super) fn clear(&mut self, time: i64) -> io::Result<u64> {
+        let run = self.run();
         let length = std::mem::take(&mut self.end);
         self.file.set_len(0)?;
         self.index = None;
@@ -284,6 +342,9 @@ impl Sink {
             _ => {}
         }
         (self.index_end, self.last, self.is_fresh) = (0, None, Some(true));
+        if run != 0 {
+            self.mark(time, run, Mark::Output)?;
+        }
         Ok(length)
     }
 
@@ -314,7 +375,15 @@ pub(super) fn remove_oldest(directory: &Path) -> io::Result<Option<u64>> {
 
 /// What a run has said at the end of one file, as far as it is kept.
 fn tail_of(log: &Path, run: u64) -> io::Result<Vec<u8>> {
-    let entries = index::read(log)?;
+    let file = match open_to_read(log) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let length = file.metadata()?.len();
+    let is_enough = |first: &Entry| {
+        first.run != run || first.offset.saturating_add(tails::LENGTH as u64) <= length
+    };
+    let (_, entries) = index::read_back(log, is_enough)?;
     let mut start = None;
     let mut end = None;
     for entry in &entries {
@@ -326,8 +395,7 @@ fn tail_of(log: &Path, run: u64) -> io::Result<Vec<u8>> {
         }
     }
     let Some(start) = start else { return Ok(Vec::new()) };
-    let file = open_to_read(log)?;
-    let end = end.unwrap_or(u64::MAX).min(file.metadata()?.len());
+    let end = end.unwrap_or(u64::MAX).min(length);
     let start = start.max(end.saturating_sub(tails::LENGTH as u64));
     let mut text = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
     file.read_exact_at(&mut text, start)?;

@@ -233,11 +233,13 @@ impl Stream {
         self.looked = Some(moment.now);
         match self.script.read(&self.own, &self.name) {
             Some(Ok(rules)) => {
-                let before = self.rules.replace(rules);
-                if before.is_some_and(|before| {
-                    Some(before.place) != self.rules.as_ref().map(|r| r.place.clone())
-                }) {
+                let before = self.rules.replace(rules.clone());
+                if before.as_ref().is_some_and(|before| before.place != rules.place) {
                     self.close();
+                }
+                let bounds = |rules: &Rules| (rules.logging.keep, rules.logging.total);
+                if before.is_some_and(|before| bounds(&before) != bounds(&rules)) {
+                    self.sides.iter_mut().for_each(|side| side.prune(&rules, moment));
                 }
             }
             Some(Err(why)) => {

@@ -43,7 +43,7 @@ impl Side {
         }
         let is_full = matches!(errno, libc::ENOSPC | libc::EDQUOT);
         if is_full && rules.logging.full == LogFull::DropOldest {
-            let removed = self.make_room(rules).unwrap_or(0);
+            let removed = self.make_room(rules, moment).unwrap_or(0);
             if removed > 0 {
                 report.removed_bytes += removed;
                 // A rotation may have come half-way.
@@ -64,14 +64,17 @@ impl Side {
     }
 
     /// Removes what is oldest; how many bytes.
-    fn make_room(&mut self, rules: &Rules) -> io::Result<u64> {
+    fn make_room(&mut self, rules: &Rules, moment: Moment) -> io::Result<u64> {
         let Some(place) = self.place(rules) else { return Ok(0) };
         if let Some(removed) = sink::remove_oldest(&place.directory)? {
             return Ok(removed.max(1));
         }
         match &mut self.sink {
             Some(sink) if sink.end() > 0 => {
-                let removed = sink.clear()?;
+                let lines = sink.lines().unwrap_or(0);
+                let removed = sink.clear(moment.wall)?;
+                self.lost.0 += lines;
+                self.lost.1 += removed;
                 if let Some((head, _)) = &mut self.staged {
                     head.end = 0;
                 }

@@ -1,7 +1,7 @@
 use super::*;
 
 fn place(dir: &tempfile::TempDir) -> Place {
-    Place { directory: dir.path().join("log"), is_given: false }
+    Place { directory: dir.path().join("log") }
 }
 
 fn text(place: &Place, name: &str) -> String {
@@ -109,8 +109,11 @@ fn what_is_cut_takes_its_marks_along() {
     sink.mark(1, 4, Mark::Begin).unwrap();
     let runs: Vec<u64> = index::read(&sink.path()).unwrap().iter().map(|e| e.run).collect();
     assert_eq!(runs, [1, 2, 4]);
-    assert_eq!(sink.clear().unwrap(), 7);
-    assert_eq!((sink.end(), sink.run()), (0, 0));
+    let lines = fs::read(sink.path()).unwrap().iter().filter(|&&b| b == b'\n').count();
+    assert_eq!(sink.lines().unwrap(), lines as u64);
+    assert_eq!(sink.clear(9).unwrap(), 7);
+    // It speaks on.
+    assert_eq!((sink.end(), sink.run()), (0, 4));
 }
 
 #[test]

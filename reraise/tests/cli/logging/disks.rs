@@ -1,15 +1,18 @@
 //! Disks that are full, hang or vanish: no service is held up by them longer than its
 //! script says, and supervision never is.
 
+use std::fs::DirBuilder;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
 use super::{count_in_order, find_logger, kill_logger, logger, rotated, whole};
-use crate::support::{Sandbox, is_root, signal, skip_unless_root, skipped, wait_for, wait_gone};
+use crate::support::{
+    SLEEPER, Sandbox, is_root, signal, skip_unless_root, skipped, wait_for, wait_gone,
+};
 
 /// A file system of its own, in memory; it is gone when this is dropped.
 struct Mount(PathBuf);
@@ -286,7 +289,7 @@ fn a_directory_that_is_removed_or_replaced_is_made_or_used_anew() {
         symlink(&trap, &log).unwrap();
         std::os::unix::fs::lchown(&log, Some(65534), Some(65534)).unwrap();
         wait_for("it to be refused", || {
-            s.ok(&["status", "--long", "web"]).contains("permission denied")
+            s.ok(&["status", "--long", "web"]).contains("is a symbolic link of user 65534")
         });
         assert_eq!(fs::read_dir(&trap).unwrap().count(), 0);
     } else {
@@ -316,10 +319,67 @@ fn a_stranger_cannot_say_where_the_log_of_errors_is() {
     s.reraise(&["start", "web"]).expect(0);
     wait_for("it to be refused", || {
         let said = s.ok(&["status", "--long", "web"]);
-        said.contains("permission denied, 1 lines were dropped")
+        said.contains("is a symbolic link of user 65534, 1 lines were dropped")
     });
     assert_eq!(fs::read_dir(&trap).unwrap().count(), 0);
     s.ok(&["stop", "web"]);
+}
+
+#[test]
+fn a_log_is_not_kept_where_others_could_put_something_in_its_way() {
+    let s = Sandbox::new();
+    let shared = s.at("shared");
+    fs::create_dir(&shared).unwrap();
+    let keys = format!("config_start_sec=0\nconfig_log={}/log", shared.display());
+    s.script("web", &format!("{keys}\nwhile :; do echo line; sleep 0.02; done"));
+    fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
+    let what = format!("{} can be changed by other users", shared.display());
+    s.reraise(&["start", "web"]).expect(0).says(&what);
+    wait_for("it to be refused", || s.ok(&["status", "--long", "web"]).contains(&what));
+    assert!(!shared.join("log").exists());
+    fs::set_permissions(&shared, Permissions::from_mode(0o755)).unwrap();
+    wait_for("the log to be kept", || !whole(&shared.join("log")).is_empty());
+    s.ok(&["stop", "web"]);
+}
+
+#[test]
+fn where_no_file_may_be_made_the_log_grows_on() {
+    if is_root() {
+        skipped("root may make files everywhere");
+        return;
+    }
+    let s = Sandbox::new();
+    let done = counter(&s, "config_log_size=1k", 3000);
+    let log = s.l.join("web");
+    DirBuilder::new().mode(0o700).create(&log).unwrap();
+    fs::write(log.join("current"), "").unwrap();
+    fs::write(log.join(".current.idx"), "").unwrap();
+    fs::set_permissions(&log, Permissions::from_mode(0o500)).unwrap();
+    s.up("web");
+    assert_eq!(done.line(), "done");
+    wait_for("the last line", || whole(&log).ends_with(b"\n3000\n"));
+    assert_eq!(count_in_order(&whole(&log)), 3000);
+    assert!(s.ok(&["status", "--long", "web"]).contains("it cannot be rotated: permission denied"));
+    fs::set_permissions(&log, Permissions::from_mode(0o700)).unwrap();
+    s.ok(&["stop", "web"]);
+}
+
+#[test]
+fn what_limits_a_service_does_not_limit_its_log() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    s.script(
+        "chat",
+        "config_start_sec=0\nyes 'a line of some length' | head -n 2000\nexec sleep 1000000",
+    );
+    // The keeper, and with it the logger, is started where files may have 4 kB.
+    s.shell("ulimit -S -f 8; \"$RERAISE\" start web").expect(0);
+    s.up("chat");
+    wait_for("all lines", || s.log("chat").lines().count() == 2000);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", s.pid("web"))).unwrap_or_default();
+    let size = limits.lines().find(|line| line.starts_with("Max file size")).unwrap_or_default();
+    assert!(size.contains(" 4096 ") || cfg!(not(target_os = "linux")), "{limits}");
+    s.ok(&["stop", "*"]);
 }
 
 #[test]

@@ -151,7 +151,7 @@ impl Scene {
     /// Nothing at all is left.
     fn end(self, calls: usize) {
         say(&format!("{calls} calls"));
-        assert!(calls > 10, "only {calls} calls");
+        assert!(calls > 6, "only {calls} calls");
         self.s.ok(&["stop", "*"]);
         wait_for("nothing to be left", || self.s.processes().is_empty());
     }

@@ -1,5 +1,5 @@
 //! `config_log_after`: a command for each rotated file, outside of the logger's loop,
-//! one at a time. A mark beside the file says that it is still to be run, so that
+//! one at a time for each log, so that one that hangs holds up no other. A mark beside the file says that it is still to be run, so that
 //! neither a failure nor the logger's death makes it forgotten.
 
 use std::collections::VecDeque;
@@ -31,11 +31,14 @@ pub(super) struct Task {
     pub(super) is_kept: bool,
 }
 
+/// So many run at the same time: all logs may come to be rotated at once.
+const AT_ONCE: usize = 8;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct After {
     waiting: VecDeque<Task>,
-    running: Option<Running>,
+    running: Vec<Running>,
 }
 
 #[derive(Debug)]
@@ -50,7 +53,7 @@ struct Running {
 impl After {
     /// Whether there is nothing to do.
     pub(super) fn is_idle(&self) -> bool {
-        self.running.is_none() && self.waiting.is_empty()
+        self.running.is_empty() && self.waiting.is_empty()
     }
 
     /// A log was rotated.
@@ -62,44 +65,30 @@ impl After {
 
     /// A child has ended, or something was added.
     pub(super) fn go_on(&mut self) {
-        if let Some(running) = &mut self.running {
-            match running.child.try_wait() {
-                Ok(None) => return,
-                Ok(Some(status)) if status.success() => {
-                    let _ = fs::remove_file(sink::todo_of(&running.file));
-                    if !running.task.is_kept {
-                        let _ = sink::forget(&running.file);
-                    }
-                }
-                Ok(Some(status)) => running.complain(&status.to_string()),
-                Err(e) => running.complain(&e.to_string()),
+        for mut running in std::mem::take(&mut self.running) {
+            if running.has_ended() {
+                self.begin(running.task, running.rest);
+            } else {
+                self.running.push(running);
             }
         }
-        loop {
-            let next = match self.running.take() {
-                Some(Running { task, mut rest, .. }) => {
-                    rest.pop_front().map(|file| (task, file, rest))
-                }
-                None => None,
-            };
-            let next = next.or_else(|| {
-                let task = self.waiting.pop_front()?;
-                let mut rest: VecDeque<PathBuf> = sink::todo(&task.directory).into();
-                let file = rest.pop_front()?;
-                Some((task, file, rest))
-            });
-            let Some((task, file, rest)) = next else {
-                if self.waiting.is_empty() {
-                    return;
-                }
-                continue;
-            };
+        for task in std::mem::take(&mut self.waiting) {
+            let is_busy = self.running.iter().any(|r| r.task.directory == task.directory);
+            if is_busy || self.running.len() >= AT_ONCE {
+                self.waiting.push_back(task);
+            } else {
+                let files = sink::todo(&task.directory).into();
+                self.begin(task, files);
+            }
+        }
+    }
+
+    /// Runs it for the first of these files that it can be run for.
+    fn begin(&mut self, task: Task, mut rest: VecDeque<PathBuf>) {
+        while let Some(file) = rest.pop_front() {
             // What a fork does not inherit is of no use to it.
             match zone::in_common(|| start(&task, &file)) {
-                Ok(child) => {
-                    self.running = Some(Running { task, child, file, rest });
-                    return;
-                }
+                Ok(child) => return self.running.push(Running { task, child, file, rest }),
                 Err(e) => messages::say(
                     task.name.as_str(),
                     &format!("config_log_after cannot be run for {}: {e}", file.display()),
@@ -110,6 +99,21 @@ impl After {
 }
 
 impl Running {
+    fn has_ended(&mut self) -> bool {
+        match self.child.try_wait() {
+            Ok(None) => return false,
+            Ok(Some(status)) if status.success() => {
+                let _ = fs::remove_file(sink::todo_of(&self.file));
+                if !self.task.is_kept {
+                    let _ = sink::forget(&self.file);
+                }
+            }
+            Ok(Some(status)) => self.complain(&status.to_string()),
+            Err(e) => self.complain(&e.to_string()),
+        }
+        true
+    }
+
     /// It is tried again after the next rotation.
     fn complain(&self, how: &str) {
         let what = format!("config_log_after failed for {} ({how})", self.file.display());

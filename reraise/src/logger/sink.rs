@@ -15,6 +15,7 @@ use crate::backend::native;
 use crate::config::Logging;
 use crate::error::reason;
 use crate::history::tails;
+use crate::messages;
 
 /// An entry of the index is worth its bytes after so many of the log, or after so
 /// many microseconds: as close are the times by which several logs are put in order.
@@ -311,6 +312,11 @@ impl Sink {
             files.push((name, length));
         }
         for name in rules::pruned(&files, logging, self.end) {
+            let path = self.directory.join(name);
+            if fs::symlink_metadata(todo_of(&path)).is_ok() {
+                let what = "was one too many before its config_log_after had ended";
+                messages::say("logger", &format!("{} {what}", path.display()));
+            }
             remove(&self.directory, name)?;
         }
         remove_lone(&self.directory)

@@ -4,8 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
+use nix::sys::signal::Signal;
+
 use super::{find_logger, kill_logger, rotated, whole};
-use crate::support::{Fifo, Sandbox, wait_for};
+use crate::support::{Fifo, Sandbox, is_alive, wait_for};
 
 /// A service that says what is written to its FIFO, a line at a time.
 struct Echo {
@@ -224,6 +226,29 @@ fn log_after_is_run_for_each_file_and_again_after_a_failure() {
 }
 
 #[test]
+fn a_command_that_hangs_holds_up_no_other_log() {
+    let s = Sandbox::new();
+    let (hung, ran) = (s.fifo("hung"), s.fifo("ran"));
+    let body = |command: &str| {
+        format!("config_start_sec=0\nconfig_log_after='{command} #'\necho line\nexec sleep 1000000")
+    };
+    s.script("bad", &body(&format!("echo $$ >{}; sleep 1000000; :", hung.shown())));
+    s.script("good", &body(&format!("echo done >{}; :", ran.shown())));
+    for name in ["bad", "good"] {
+        s.up(name);
+        wait_for("a line", || s.log(name) == "line\n");
+    }
+    s.ok(&["rotate", "bad"]);
+    let pid: i32 = hung.line().parse().unwrap();
+    s.ok(&["rotate", "good"]);
+    assert_eq!(ran.line(), "done");
+    s.ok(&["stop", "*"]);
+    assert!(is_alive(pid));
+    nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    wait_for("the logger to end", || find_logger(&s).is_none());
+}
+
+#[test]
 fn log_after_sees_what_is_not_kept_and_no_signal_is_blocked_for_it() {
     let s = Sandbox::new();
     let seen = s.fifo("seen");
@@ -308,11 +333,11 @@ fn rotate_begins_new_files_now() {
     echo.say("two");
     wait_for("it", || s.log("web") == "two\n");
     // A logger that was stopped, or killed a moment ago, does it all the same.
-    crate::support::signal(super::logger(s), nix::sys::signal::Signal::SIGSTOP);
+    crate::support::signal(super::logger(s), Signal::SIGSTOP);
     assert_eq!(s.ok(&["rotate", "w*"]), "web: rotate\n");
     echo.say("three");
     wait_for("it", || s.log("web") == "three\n");
-    crate::support::signal(super::logger(s), nix::sys::signal::Signal::SIGKILL);
+    crate::support::signal(super::logger(s), Signal::SIGKILL);
     assert_eq!(s.ok(&["rotate", "web"]), "web: rotate\n");
     assert_eq!(whole(&echo.log()), b"one\ntwo\nthree\n");
     s.reraise(&["rotate", "nobody"]).expect(4).says("nobody: no such service");

@@ -141,7 +141,7 @@ impl Show {
             text += &if self.json { as_json(&event).to_string() } else { self.line(&event) };
             text.push('\n');
         }
-        text.is_empty() || console::text(text.as_bytes()).is_ok()
+        text.is_empty() || console::text(text.as_bytes())
     }
 
     fn line(&self, event: &Event) -> String {

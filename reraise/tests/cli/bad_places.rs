@@ -518,6 +518,44 @@ fn a_reader_that_is_gone_is_no_reason_to_panic() {
 }
 
 #[test]
+fn a_full_disk_behind_the_output_is_said() {
+    if !Path::new("/dev/full").exists() {
+        skipped("there is no /dev/full");
+        return;
+    }
+    let s = Sandbox::new();
+    s.script("web", &format!("config_start_sec=0\necho said\n{SLEEPER}"));
+    s.up("web");
+    wait_for("the log", || s.log("web") == "said\n");
+    let told = "reraise: standard output: cannot be written: no space left on device\n    \
+                free some space there (df -h), then try again\n";
+    for words in [
+        "list",
+        "list --json",
+        "status",
+        "status --json",
+        "status --long web",
+        "why web",
+        "why --json web",
+        "events",
+        "events --json",
+        "events --follow",
+        "doctor",
+        "logs web",
+        "skeleton",
+        "--help",
+        "--version",
+    ] {
+        let done = s.shell(&format!("$RERAISE {words} >/dev/full")).expect(8);
+        assert_eq!(done.err, told, "{words}");
+    }
+    // What was asked for is done all the same.
+    let done = s.shell("$RERAISE stop web >/dev/full").expect(8);
+    assert_eq!(done.err, told);
+    assert_eq!(s.record("web"), None);
+}
+
+#[test]
 fn a_reader_that_does_not_read_holds_up_nobody_else() {
     let s = Sandbox::new();
     s.script("web", SLEEPER);

@@ -20,7 +20,7 @@ const OUTPUT: usize = 6;
 
 /// Prints it.
 pub(super) fn print(f: &Facts, e: &Explanation) {
-    let _ = console::text(screen(f, e, &Paint::new()).as_bytes());
+    console::text(screen(f, e, &Paint::new()).as_bytes());
 }
 
 pub(super) fn screen(f: &Facts, e: &Explanation, paint: &Paint) -> String {

@@ -124,10 +124,13 @@ impl fmt::Display for NameError {
 impl std::error::Error for NameError {}
 
 /// Any name on one line of an error message: what a terminal should not see is
-/// escaped as in Rust (`\n`, `\u{202e}`, `\xff`), and what is longer than 60
-/// characters is cut and ends in `...`.
+/// escaped as in Rust (`\n`, `\u{202e}`, `\xff`), what is longer than 60
+/// characters is cut and ends in `...`, and nothing at all is `''`.
 #[must_use]
 pub fn printable(name: &OsStr) -> String {
+    if name.is_empty() {
+        return "''".to_owned();
+    }
     let mut shown = Shown::default();
     for chunk in name.as_bytes().utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -284,7 +287,7 @@ mod tests {
         let cut = format!("{}...", "x".repeat(57));
         let escapes = format!("{}...", "\\xff".repeat(14));
         let cases: &[(&[u8], &str)] = &[
-            (b"", ""),
+            (b"", "''"),
             (b"web", "web"),
             (b"a b", "a b"),
             (b"it's \"x\"", "it's \"x\""),

@@ -35,7 +35,7 @@ pub(crate) fn write(
     let script = skeleton::skeleton_for(command, &here)
         .map_err(|what| Fault::new(ExitCode::Usage, &name, what, "see: reraise skeleton --help"))?;
     let dir = &setting.dirs.dir;
-    paths::make_dir(dir, 0o755)?;
+    paths::make_given(dir, "--dir")?;
     paths::check_dir(dir, &[setting.dirs.uid()])?;
     let path = dir.join(name.as_str());
     let mut options = OpenOptions::new();

@@ -135,7 +135,7 @@ fn names_that_are_none() {
         (OsStr::new("a\tb"), "contains `\\t`"),
         (OsStr::new("a\x1bb"), "contains `\\u{1b}`"),
         (OsStr::new("a\u{200b}b"), "contains `\\u{200b}`"),
-        (OsStr::new(""), "is empty"),
+        (OsStr::new(""), "reraise: '': service name is empty\n    give the name of a service"),
         (OsStr::new(&long), "has 300 bytes, more than 255"),
         (OsStr::from_bytes(b"a\xffb"), "is not UTF-8"),
     ] {

@@ -15,6 +15,7 @@ mod events;
 mod list;
 mod logs;
 mod nearest;
+mod paste;
 mod rotate;
 mod select;
 mod skeleton;

@@ -146,7 +146,7 @@ fn instead(words: &[OsString], wrong: &str, right: &str) -> Option<String> {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> Option<String> {
+pub(crate) fn quoted(word: &str) -> Option<String> {
     if word.chars().any(char::is_control) {
         return None;
     }

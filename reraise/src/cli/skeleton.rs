@@ -27,7 +27,8 @@ pub(crate) fn write(
         .map_err(|e| Fault::new(ExitCode::Usage, printable(name), e, e.advice()))?;
     if command.is_empty() {
         let what = "no command for it was given";
-        let advice = format!("for example: reraise skeleton {name} -- python3 -m http.server 8000");
+        let advice =
+            format!("for example: reraise skeleton {name} -- python3 -u -m http.server 8000");
         return Err(Fault::new(ExitCode::Usage, name, what, advice));
     }
     let here = std::env::current_dir()

@@ -119,6 +119,8 @@ fn a_directory_of_scripts_that_is_closed_to_us() {
             done.err.ends_with(&format!("\n    see its owner and mode with: ls -ld {shown}\n"))
         );
     }
+    let done = s.run(as_ordinary(s.program(&public).arg("doctor"))).expect(1);
+    done.says_out(&format!("problem: {shown}: cannot be reached by user "));
     mode(&s.d, 0o755);
 }
 

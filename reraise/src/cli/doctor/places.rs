@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, access};
 
 use reraise::backend::place::is_volatile;
 use reraise::error::reason;
-use reraise::paths::{check_ancestors, check_dir, state_of};
+use reraise::paths::{check_ancestors, check_dir, closed, state_of};
 
 use super::findings::Findings;
 use crate::cli::Setting;
@@ -23,7 +23,8 @@ const FULL: u64 = 64 << 10;
 pub(super) fn check(setting: &Setting, found: &mut Findings) {
     let me = setting.dirs.uid();
     let dir = &setting.dirs.dir;
-    match check_dir(dir, &[me]) {
+    let readable = || access(dir, AccessFlags::R_OK | AccessFlags::X_OK).map_err(|_| closed(dir));
+    match check_dir(dir, &[me]).and_then(|()| readable()) {
         Ok(()) => found.ok(format!("starter scripts: {}", dir.display())),
         Err(fault) => found.fault(&fault),
     }

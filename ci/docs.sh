@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The README cannot fall behind: every command and option of --help, and every config key
-# that the program knows, is in it.
+# that the program knows, is in it. It begins with the same service as the program does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,6 +27,18 @@ for command in $commands; do
         [ "$option" = --help ] || in_readme "option of $command" "$option" "$option"
     done
 done
+
+# The first service is the same everywhere, and what it says is seen at once: Python keeps
+# back what goes into a pipe, but for -u.
+first=$(grep -m 1 -oP '^\$ \Kreraise skeleton .*' README.md)
+if ! grep -qF -- "$first" <<<"$("$reraise" 2>&1 || true)"; then
+    echo "ci/docs.sh: the README begins with another service than reraise: $first" >&2
+    failed=1
+fi
+if grep -rnE 'python3? -m http' README.md reraise/src; then
+    echo "ci/docs.sh: python3 without -u says nothing in a pipe" >&2
+    failed=1
+fi
 
 # One table in the source holds the keys; each row begins with the name. Those that this
 # version only knows as words for later (`later(`) need not be explained.

@@ -19,8 +19,8 @@ const SHOWN_MAX: usize = 60;
 pub struct ServiceName(String);
 
 impl ServiceName {
-    /// Checks a name: 1 to 255 bytes of UTF-8 without `/`, white space and
-    /// control characters, and not starting with `.` or `-`.
+    /// Checks a name: 1 to 255 bytes of UTF-8 without `/`, white space, control
+    /// and invisible characters, and not starting with `.` or `-`.
     ///
     /// # Errors
     /// The first rule that is broken.
@@ -34,7 +34,8 @@ impl ServiceName {
         if name.len() > NAME_MAX {
             return Err(NameError::TooLong(name.len()));
         }
-        match name.chars().find(|&c| c == '/' || c.is_whitespace() || c.is_control()) {
+        let is_bad = |&c: &char| c == '/' || c.is_whitespace() || c.is_control() || is_invisible(c);
+        match name.chars().find(is_bad) {
             Some(bad) => Err(NameError::Contains(bad)),
             None => Ok(Self(name.to_owned())),
         }
@@ -45,6 +46,15 @@ impl ServiceName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// What shows nothing itself, joins or turns around what stands beside it: with
+/// it two names look the same, or one looks like another.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{e0000}'..='\u{e007f}')
 }
 
 impl fmt::Display for ServiceName {
@@ -77,7 +87,7 @@ pub enum NameError {
     NotUtf8,
     /// A hidden file, a relative directory or an option.
     StartsWith(char),
-    /// A slash, white space or a control character.
+    /// A slash, white space, a control or an invisible character.
     Contains(char),
 }
 
@@ -114,10 +124,13 @@ impl fmt::Display for NameError {
 impl std::error::Error for NameError {}
 
 /// Any name on one line of an error message: what a terminal should not see is
-/// escaped as in Rust (`\n`, `\u{202e}`, `\xff`), and what is longer than 60
-/// characters is cut and ends in `...`.
+/// escaped as in Rust (`\n`, `\u{202e}`, `\xff`), what is longer than 60
+/// characters is cut and ends in `...`, and nothing at all is `''`.
 #[must_use]
 pub fn printable(name: &OsStr) -> String {
+    if name.is_empty() {
+        return "''".to_owned();
+    }
     let mut shown = Shown::default();
     for chunk in name.as_bytes().utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -218,6 +231,33 @@ mod tests {
     }
 
     #[test]
+    fn no_name_hides_or_looks_like_another() {
+        let ends = [
+            ('\u{ad}', '\u{ad}'),
+            ('\u{61c}', '\u{61c}'),
+            ('\u{180e}', '\u{180e}'),
+            ('\u{200b}', '\u{200f}'),
+            ('\u{2028}', '\u{202e}'),
+            ('\u{2060}', '\u{206f}'),
+            ('\u{feff}', '\u{feff}'),
+            ('\u{fff9}', '\u{fffb}'),
+            ('\u{e0001}', '\u{e007f}'),
+        ];
+        for c in ends.into_iter().flat_map(|(first, last)| first..=last) {
+            for name in [format!("{c}"), format!("{c}web"), format!("we{c}b"), format!("web{c}")] {
+                let error = ServiceName::new(OsStr::new(&name)).unwrap_err();
+                assert_eq!(error, NameError::Contains(c), "{name:?}");
+                let shown = format!("service name contains `\\u{{{:x}}}`", u32::from(c));
+                assert_eq!(error.to_string(), shown);
+            }
+        }
+        // What is seen is none of it, however strange.
+        for c in ['\u{ac}', '\u{ae}', '\u{2010}', '\u{2027}', '\u{fffc}', '\u{1f600}'] {
+            assert!(ServiceName::new(OsStr::new(&format!("web{c}"))).is_ok(), "{c:?}");
+        }
+    }
+
+    #[test]
     fn errors_are_fragments_on_one_line() {
         let cases = [
             (NameError::Empty, "service name is empty"),
@@ -247,7 +287,7 @@ mod tests {
         let cut = format!("{}...", "x".repeat(57));
         let escapes = format!("{}...", "\\xff".repeat(14));
         let cases: &[(&[u8], &str)] = &[
-            (b"", ""),
+            (b"", "''"),
             (b"web", "web"),
             (b"a b", "a b"),
             (b"it's \"x\"", "it's \"x\""),

@@ -196,13 +196,23 @@ impl Files {
     }
 }
 
+/// Whether a directory of records is where it is when none was given.
+fn is_default_piddir(piddir: &Path, me: u32) -> bool {
+    let path = piddir.to_str().and_then(|path| path.strip_prefix(SHARED_PIDDIR));
+    path.is_some_and(|rest| rest.is_empty() || rest == format!("-{me}"))
+}
+
 /// Makes the directory of records and the state directory in it, and refuses
 /// what another user could change.
 ///
 /// # Errors
 /// What is wrong, and how to mend it.
 pub fn prepare_piddir(piddir: &Path, me: u32) -> Result<PathBuf, Fault> {
-    make_dir(piddir, 0o755)?;
+    if is_default_piddir(piddir, me) {
+        make_dir(piddir, 0o755)?;
+    } else {
+        make_given(piddir, "--piddir")?;
+    }
     let about = metadata(piddir)?;
     let shown = piddir.display().to_string();
     if about.uid() != me && !(about.uid() == 0 && about.mode() & 0o1000 != 0) {
@@ -311,6 +321,25 @@ pub fn make_dir(path: &Path, mode: u32) -> Result<(), Fault> {
         }
         Err(e) => Err(Fault::system(path.display(), "cannot be made", &e)),
     }
+}
+
+/// The same for a directory that the user has named with this option: what is in its
+/// way is none of ours, and is not to be moved away.
+///
+/// # Errors
+/// What is wrong, and how to mend it.
+pub fn make_given(path: &Path, option: &str) -> Result<(), Fault> {
+    make_dir(path, 0o755).map_err(|fault| {
+        let is_no_directory = match fs::metadata(path) {
+            Ok(about) => !about.is_dir(),
+            Err(e) => e.kind() == io::ErrorKind::NotADirectory,
+        };
+        if !is_no_directory {
+            return fault;
+        }
+        let advice = format!("name another one: {option} DIR");
+        Fault::new(ExitCode::Usage, path.display(), "is not a directory", advice)
+    })
 }
 
 /// Whether one user other than the owner could write a file of this mode. A
@@ -496,8 +525,24 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let file = top.path().join("file");
         fs::write(&file, "").unwrap();
-        assert_eq!(make_dir(&file, 0o755).unwrap_err().what, "is not a directory");
-        assert_eq!(prepare_piddir(&file, me()).unwrap_err().what, "is not a directory");
+        let fault = make_dir(&file, 0o755).unwrap_err();
+        assert_eq!(fault.what, "is not a directory");
+        assert!(fault.advice.starts_with("move it away: mv "), "{fault}");
+        // What the user has named is not to be moved away, nor what is above it.
+        for path in [file.clone(), file.join("below")] {
+            let fault = prepare_piddir(&path, me()).unwrap_err();
+            assert_eq!(fault.what, "is not a directory");
+            assert_eq!(fault.advice, "name another one: --piddir DIR");
+            assert_eq!(fault.object, path.display().to_string());
+        }
+        for (path, is_default) in [
+            ("/var/tmp/reraise", true),
+            ("/var/tmp/reraise-7", true),
+            ("/var/tmp/reraise-70", false),
+            ("/etc/passwd", false),
+        ] {
+            assert_eq!(is_default_piddir(Path::new(path), 7), is_default, "{path}");
+        }
         assert_eq!(check_dir(&file, &[me()]).unwrap_err().what, "is not a directory");
         let none = top.path().join("none");
         assert_eq!(check_dir(&none, &[me()]).unwrap_err().what, "does not exist");

@@ -31,7 +31,7 @@ cd \"$directory\" || exit 1
 
 # The service: one command that stays in the foreground. After `exec` it gets
 # the signals itself. Put yours in the place of `sleep`, for example:
-#   exec python3 -m http.server \"$port\"
+#   exec python3 -u -m http.server \"$port\"
 exec sleep 1000000000
 ";
 

@@ -185,7 +185,7 @@ fn doctor_says_what_is_wrong_and_how_to_mend_it() {
         "problem: lost: is a symbolic link to nothing\n",
         "warning: runit: log of its directory is not honoured\n    the output goes to",
         "/p: can be changed by other users\n    close it: chmod go-w",
-        "/l: is not a directory\n    mv ",
+        "/l: is not a directory\n    name another one: --logdir DIR\n",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }

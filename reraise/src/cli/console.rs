@@ -1,22 +1,36 @@
 //! Standard output and error. Neither panics when the other side is gone, and
-//! the first failure of standard output ends nothing: what was asked for is done.
+//! the first failure of standard output ends nothing: what was asked for is done,
+//! and what was lost is said at the end.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
 use reraise::error::Fault;
 
+/// The first failure of standard output.
+static FAILED: OnceLock<io::Error> = OnceLock::new();
+
+/// Remembers a failure of standard output; whether there is none.
+pub(crate) fn remember(done: io::Result<()>) -> bool {
+    match done {
+        Ok(()) => true,
+        Err(e) => {
+            let _ = FAILED.set(e);
+            false
+        }
+    }
+}
+
 /// A line on standard output.
 pub(crate) fn line(text: &str) {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n"));
+    remember(out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")));
 }
 
-/// Much text on standard output, as it is.
-pub(crate) fn text(text: &[u8]) -> io::Result<()> {
+/// Much text on standard output, as it is; whether it could be written.
+pub(crate) fn text(text: &[u8]) -> bool {
     let mut out = io::stdout().lock();
-    out.write_all(text)?;
-    out.flush()
+    remember(out.write_all(text).and_then(|()| out.flush()))
 }
 
 /// What cannot be done, on standard error.
@@ -37,9 +51,20 @@ pub(crate) fn complain(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Ends the output of this program.
+/// Writes what was kept back.
 pub(crate) fn flush() {
-    let _ = io::stdout().flush();
+    remember(io::stdout().flush());
+}
+
+/// Ends the output of this program. That nobody reads any more is no fault.
+pub(crate) fn end() -> Result<(), Fault> {
+    flush();
+    match FAILED.get() {
+        Some(e) if !matches!(e.raw_os_error(), Some(libc::EPIPE | libc::EBADF)) => {
+            Err(Fault::system("standard output", "cannot be written", e))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn wants_colour(stream: &impl IsTerminal) -> bool {

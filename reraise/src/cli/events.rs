@@ -17,7 +17,7 @@ use reraise::messages;
 use super::console::Paint;
 use super::select::select;
 use super::users::Users;
-use super::{Setting, asker, clock, console};
+use super::{Setting, asker, clock, console, paste};
 
 /// The version of what `--json` prints; it grows when a field changes meaning.
 const SCHEMA: u32 = 1;
@@ -59,7 +59,8 @@ pub(super) fn run(
         }) {
             let user = Users::default().user(owner);
             let what = format!("belongs to {user}, whose events only {user} can read");
-            let advice = format!("ask as {user}: sudo -u {user} reraise events {name}");
+            let command = paste::as_owner(setting, owner, "events", name);
+            let advice = format!("ask as {user}: {command}");
             faults.push(Fault::new(ExitCode::Denied, name, what, advice));
         }
     }
@@ -141,7 +142,7 @@ impl Show {
             text += &if self.json { as_json(&event).to_string() } else { self.line(&event) };
             text.push('\n');
         }
-        text.is_empty() || console::text(text.as_bytes()).is_ok()
+        text.is_empty() || console::text(text.as_bytes())
     }
 
     fn line(&self, event: &Event) -> String {

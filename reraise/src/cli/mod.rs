@@ -15,6 +15,7 @@ mod events;
 mod list;
 mod logs;
 mod nearest;
+mod paste;
 mod rotate;
 mod select;
 mod skeleton;
@@ -251,15 +252,13 @@ impl Setting {
 /// Runs `reraise`.
 pub(crate) fn main() -> u8 {
     let mut offset = 0;
-    let code = match run(&mut offset) {
-        Ok(code) => code,
-        Err(fault) => {
-            console::fault(&fault);
-            fault.code
-        }
+    let done = run(&mut offset);
+    let told = |fault: Fault| {
+        console::fault(&fault);
+        fault.code
     };
-    // Output that nobody can read any more is no failure of the command.
-    console::flush();
+    let code = done.unwrap_or_else(told);
+    let code = console::end().map_or_else(told, |()| code);
     offset + code as u8
 }
 
@@ -290,7 +289,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Err(e) if e.use_stderr() => return Err(usage::fault(&e, &command, &words)),
         Err(e) => {
             // Help and version are no errors, and go to standard output.
-            let _ = e.print();
+            console::remember(e.print());
             return Ok(ExitCode::Ok);
         }
     };
@@ -332,7 +331,7 @@ fn run(offset: &mut u8) -> Result<ExitCode, Fault> {
         Command::Upgrade => upgrade::run(&setting(given)?),
         Command::Rotate { patterns } => rotate::run(&setting(given)?, &patterns),
         Command::Clean { patterns } => clean::run(&setting(given)?, &patterns),
-        Command::Skeleton { name: None, .. } => skeleton::print(),
+        Command::Skeleton { name: None, .. } => Ok(skeleton::print()),
         Command::Skeleton { name: Some(name), command } => {
             skeleton::write(&setting(given)?, &name, &command)
         }

@@ -153,6 +153,7 @@ fn all(setting: &Setting, wanted: bool) -> Result<BTreeSet<ServiceName>, Fault> 
             let advice = "name a directory with --dir, or with RERAISE_DIR";
             Fault::new(ExitCode::Usage, dir.display(), "is not a directory", advice)
         }
+        io::ErrorKind::PermissionDenied => paths::closed(dir),
         _ => Fault::system(dir.display(), "cannot be read", &e),
     })?;
     names.extend(scripts.flatten().flat_map(|e| ServiceName::new(&e.file_name())));

@@ -12,10 +12,9 @@ use reraise::{paths, skeleton};
 use super::{Setting, console};
 
 /// Prints a script to edit.
-pub(crate) fn print() -> Result<ExitCode, Fault> {
-    console::text(skeleton::skeleton().as_bytes())
-        .map_err(|e| Fault::system("standard output", "cannot be written", &e))?;
-    Ok(ExitCode::Ok)
+pub(crate) fn print() -> ExitCode {
+    console::text(skeleton::skeleton().as_bytes());
+    ExitCode::Ok
 }
 
 /// Writes a script for a command, ready to start.
@@ -28,7 +27,8 @@ pub(crate) fn write(
         .map_err(|e| Fault::new(ExitCode::Usage, printable(name), e, e.advice()))?;
     if command.is_empty() {
         let what = "no command for it was given";
-        let advice = format!("for example: reraise skeleton {name} -- python3 -m http.server 8000");
+        let advice =
+            format!("for example: reraise skeleton {name} -- python3 -u -m http.server 8000");
         return Err(Fault::new(ExitCode::Usage, name, what, advice));
     }
     let here = std::env::current_dir()
@@ -36,7 +36,7 @@ pub(crate) fn write(
     let script = skeleton::skeleton_for(command, &here)
         .map_err(|what| Fault::new(ExitCode::Usage, &name, what, "see: reraise skeleton --help"))?;
     let dir = &setting.dirs.dir;
-    paths::make_dir(dir, 0o755)?;
+    paths::make_given(dir, "--dir")?;
     paths::check_dir(dir, &[setting.dirs.uid()])?;
     let path = dir.join(name.as_str());
     let mut options = OpenOptions::new();

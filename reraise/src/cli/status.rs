@@ -332,7 +332,7 @@ fn print(
         text.push('\n');
     }
     // One write, so that a pipe's reader is not woken for each line.
-    let _ = console::text(text.as_bytes());
+    console::text(text.as_bytes());
 }
 
 fn details(

@@ -38,7 +38,7 @@ pub(crate) fn first_words(command: &clap::Command) -> String {
 
 const FIRST_STEPS: &str = "\
 A first service in two minutes:
-  reraise skeleton web -- python3 -m http.server 8000    # writes a starter script
+  reraise skeleton web -- python3 -u -m http.server 8000    # writes a starter script
   reraise start web     # it runs, and is raised again whenever it falls
   reraise status
   reraise stop web
@@ -146,7 +146,7 @@ fn instead(words: &[OsString], wrong: &str, right: &str) -> Option<String> {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> Option<String> {
+pub(crate) fn quoted(word: &str) -> Option<String> {
     if word.chars().any(char::is_control) {
         return None;
     }

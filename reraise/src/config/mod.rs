@@ -173,9 +173,9 @@ fn suggestion(name: &str) -> String {
     }
 }
 
-/// Text of a script as it may stand in a message.
+/// Text of a script as it may stand in a message, between quotes that are there already.
 fn shown(text: &str) -> String {
-    printable(OsStr::new(text))
+    if text.is_empty() { String::new() } else { printable(OsStr::new(text)) }
 }
 
 /// A line of a script that cannot be used. Printed as

@@ -134,7 +134,8 @@ fn names_that_are_none() {
         (OsStr::new("a\nb"), "contains `\\n`"),
         (OsStr::new("a\tb"), "contains `\\t`"),
         (OsStr::new("a\x1bb"), "contains `\\u{1b}`"),
-        (OsStr::new(""), "is empty"),
+        (OsStr::new("a\u{200b}b"), "contains `\\u{200b}`"),
+        (OsStr::new(""), "reraise: '': service name is empty\n    give the name of a service"),
         (OsStr::new(&long), "has 300 bytes, more than 255"),
         (OsStr::from_bytes(b"a\xffb"), "is not UTF-8"),
     ] {
@@ -168,7 +169,10 @@ fn names_that_are_none() {
 fn files_with_such_names_do_not_disturb_the_others() {
     let s = Sandbox::new();
     s.script("web", SLEEPER);
-    let mut names: Vec<OsString> = ["-x", "a b", "a\nb", ".hidden", "x~y"].map(Into::into).into();
+    let mut names: Vec<OsString> =
+        ["-x", "a b", "a\nb", "we\u{200b}b", "\u{202e}bew", ".hidden", "x~y"]
+            .map(Into::into)
+            .into();
     names.push(OsStr::from_bytes(b"a\xffb").to_owned());
     for name in names {
         let made = fs::copy(s.d.join("web"), s.d.join(&name));
@@ -180,6 +184,10 @@ fn files_with_such_names_do_not_disturb_the_others() {
     assert_eq!(shown, ["web", "x~y"]);
     let out = s.ok(&["start", "*"]);
     assert_eq!(out.lines().count(), 2, "{out}");
+    let done = s.reraise(&["doctor"]).says_out("we\\u{200b}b: cannot be a service: service name");
+    done.says_out(
+        "\\u{202e}bew: cannot be a service: service name contains `\\u{202e}`\n    rename",
+    );
 }
 
 #[test]

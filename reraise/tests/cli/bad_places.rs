@@ -11,8 +11,8 @@ use nix::sys::signal::Signal;
 use reraise::record::Phase;
 
 use crate::support::{
-    Done, SLEEPER, STRANGER, Sandbox, finish, is_alive, is_root, signal, skip_unless_root, skipped,
-    spawn, wait_for, wait_gone,
+    Done, SLEEPER, STRANGER, Sandbox, as_ordinary, finish, is_alive, is_root, signal,
+    skip_unless_root, skipped, spawn, wait_for, wait_gone,
 };
 
 fn mode(path: &Path, mode: u32) {
@@ -43,7 +43,8 @@ fn the_directory_of_scripts_is_missing_or_a_file() {
     s.reraise(&["list"]).expect(2).says(&format!("reraise: {shown}: is not a directory\n    "));
     let done = s.reraise(&["start", "web"]);
     assert!(done.code != 0 && done.err.contains("not a directory"), "{done:?}");
-    s.reraise(&["skeleton", "web", "--", "true"]).expect(2).says("is not a directory");
+    let done = s.reraise(&["skeleton", "web", "--", "true"]).expect(2);
+    done.says("is not a directory\n    name another one: --dir DIR\n");
     assert_eq!(fs::read(&s.d).unwrap(), b"");
     let mut command = s.command(&["list"]);
     s.run(command.env("RERAISE_DIR", "")).expect(2).says("RERAISE_DIR: is empty");
@@ -66,7 +67,7 @@ fn the_directory_of_records_is_missing_or_a_file() {
     wait_for("the keeper to end", || s.find_keeper().is_none());
     fs::remove_dir_all(&s.p).unwrap();
     fs::write(&s.p, "").unwrap();
-    refused(&s, 2, "is not a directory\n    move it away: mv ");
+    refused(&s, 2, "is not a directory\n    name another one: --piddir DIR\n");
     s.reraise(&["status", "web"]).expect(3).says("cannot read its record: not a directory");
 }
 
@@ -99,6 +100,27 @@ fn unwritable_directories() {
     s.ok(&["stop", "web"]);
     mode(&s.d, 0o000);
     s.reraise(&["start", "web"]).expect(6).says("cannot be reached by user ");
+    mode(&s.d, 0o755);
+}
+
+#[test]
+fn a_directory_of_scripts_that_is_closed_to_us() {
+    let s = Sandbox::new();
+    let shown = s.d.display().to_string();
+    let public = s.public_programs();
+    mode(&s.d, 0o700);
+    if !is_root() {
+        mode(&s.d, 0o000);
+    }
+    for words in [&["list"][..], &["status"], &["start", "*"], &["logs"]] {
+        let done = s.run(as_ordinary(s.program(&public).args(words))).expect(6);
+        assert!(done.err.starts_with(&format!("reraise: {shown}: cannot be reached by user ")));
+        assert!(
+            done.err.ends_with(&format!("\n    see its owner and mode with: ls -ld {shown}\n"))
+        );
+    }
+    let done = s.run(as_ordinary(s.program(&public).arg("doctor"))).expect(1);
+    done.says_out(&format!("problem: {shown}: cannot be reached by user "));
     mode(&s.d, 0o755);
 }
 
@@ -519,6 +541,44 @@ fn a_reader_that_is_gone_is_no_reason_to_panic() {
         s.shell(&format!("$RERAISE stop web {way}")).expect(0);
         assert_eq!(s.record("web"), None);
     }
+}
+
+#[test]
+fn a_full_disk_behind_the_output_is_said() {
+    if !Path::new("/dev/full").exists() {
+        skipped("there is no /dev/full");
+        return;
+    }
+    let s = Sandbox::new();
+    s.script("web", &format!("config_start_sec=0\necho said\n{SLEEPER}"));
+    s.up("web");
+    wait_for("the log", || s.log("web") == "said\n");
+    let told = "reraise: standard output: cannot be written: no space left on device\n    \
+                free some space there (df -h), then try again\n";
+    for words in [
+        "list",
+        "list --json",
+        "status",
+        "status --json",
+        "status --long web",
+        "why web",
+        "why --json web",
+        "events",
+        "events --json",
+        "events --follow",
+        "doctor",
+        "logs web",
+        "skeleton",
+        "--help",
+        "--version",
+    ] {
+        let done = s.shell(&format!("$RERAISE {words} >/dev/full")).expect(8);
+        assert_eq!(done.err, told, "{words}");
+    }
+    // What was asked for is done all the same.
+    let done = s.shell("$RERAISE stop web >/dev/full").expect(8);
+    assert_eq!(done.err, told);
+    assert_eq!(s.record("web"), None);
 }
 
 #[test]

@@ -310,11 +310,16 @@ fn what_is_anothers_is_said_to_be() {
     s.script("web", SLEEPER);
     let pid = s.up("web");
     let reraise = s.public_programs();
-    let done = s.run(as_ordinary(s.program(reraise).args(["why", "web"])));
+    let done = s.run(as_ordinary(s.program(&reraise).args(["why", "web"])));
     let done = done.expect(0);
     let text = done.out.split_whitespace().collect::<Vec<_>>().join(" ");
     let running = format!("pid {pid}");
     says(&text, &["web: running for", &running, "wanted known to its owner alone"]);
-    says(&text, &["sudo -u root reraise why web # knows more"]);
+    let (d, p) = (s.d.display(), s.p.display());
+    let todo = format!("to do sudo -u root {} --dir {d} --piddir {p} --logdir ", reraise.display());
+    says(&text, &[&todo, " why web # knows more"]);
+    // On one line, for pasting.
+    assert!(done.out.contains(" why web   # knows more\n"), "{}", done.out);
+    assert_eq!(done.out.lines().filter(|line| line.contains("sudo -u")).count(), 1);
     assert!(!text.contains("happened"), "{text}");
 }

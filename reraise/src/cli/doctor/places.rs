@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, access};
 
 use reraise::backend::place::is_volatile;
 use reraise::error::reason;
-use reraise::paths::{check_ancestors, check_dir, state_of};
+use reraise::paths::{check_ancestors, check_dir, closed, state_of};
 
 use super::findings::Findings;
 use crate::cli::Setting;
@@ -23,21 +23,30 @@ const FULL: u64 = 64 << 10;
 pub(super) fn check(setting: &Setting, found: &mut Findings) {
     let me = setting.dirs.uid();
     let dir = &setting.dirs.dir;
-    match check_dir(dir, &[me]) {
+    let readable = || access(dir, AccessFlags::R_OK | AccessFlags::X_OK).map_err(|_| closed(dir));
+    match check_dir(dir, &[me]).and_then(|()| readable()) {
         Ok(()) => found.ok(format!("starter scripts: {}", dir.display())),
         Err(fault) => found.fault(&fault),
     }
-    records(&setting.dirs.piddir(me), me, found);
-    logs(&setting.dirs.logdir(me), me, found);
+    let given = |is_given: bool, option| is_given.then_some(option);
+    let option = given(setting.dirs.given_piddir().is_some(), "--piddir");
+    records(&setting.dirs.piddir(me), me, option, found);
+    let option = given(setting.dirs.given_logdir().is_some(), "--logdir");
+    logs(&setting.dirs.logdir(me), me, option, found);
 }
 
-fn records(piddir: &Path, me: u32, found: &mut Findings) {
+/// With the option by which the user has named the place, if it was named.
+fn records(piddir: &Path, me: u32, option: Option<&str>, found: &mut Findings) {
     let shown = piddir.display();
     if let Some(place) = made_on_need(piddir, "records", found) {
         remembers(place, found);
         return;
     }
     let Ok(about) = fs::metadata(piddir) else { return };
+    if !about.is_dir() {
+        no_directory(piddir, option, found);
+        return;
+    }
     if about.uid() != me && !(about.uid() == 0 && about.mode() & 0o1000 != 0) {
         found.problem(
             format!(
@@ -77,11 +86,13 @@ fn remembers(place: &Path, found: &mut Findings) {
     }
 }
 
-fn logs(logdir: &Path, me: u32, found: &mut Findings) {
+fn logs(logdir: &Path, me: u32, option: Option<&str>, found: &mut Findings) {
     if made_on_need(logdir, "output", found).is_some() {
         return;
     }
-    if let Err(fault) = check_ancestors(logdir, &[me]) {
+    if !logdir.is_dir() {
+        no_directory(logdir, option, found);
+    } else if let Err(fault) = check_ancestors(logdir, &[me]) {
         found.fault(&fault);
     } else {
         is_usable(logdir, "output", found);
@@ -104,12 +115,18 @@ fn made_on_need<'a>(path: &'a Path, what: &str, found: &mut Findings) -> Option<
     Some(above)
 }
 
+/// What the user has named is not to be moved away.
+fn no_directory(path: &Path, option: Option<&str>, found: &mut Findings) {
+    let shown = path.display();
+    let advice = match option {
+        Some(option) => format!("name another one: {option} DIR"),
+        None => format!("mv {shown} {shown}.old"),
+    };
+    found.problem(format!("{shown}: is not a directory"), advice);
+}
+
 fn is_usable(path: &Path, what: &str, found: &mut Findings) -> bool {
     let shown = path.display();
-    if !fs::metadata(path).is_ok_and(|m| m.is_dir()) {
-        found.problem(format!("{shown}: is not a directory"), format!("mv {shown} {shown}.old"));
-        return false;
-    }
     if let Err(e) = access(path, AccessFlags::W_OK | AccessFlags::X_OK) {
         let advice = format!("give it to you: chown $(id -u) {shown}; chmod u+rwx {shown}");
         found.problem(format!("{shown}: cannot be written: {}", reason(&e.into())), advice);
@@ -164,6 +181,29 @@ mod tests {
             space("/l", "output", free, no_files, &mut found);
             assert_eq!(found.text(), text);
         }
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_moved_only_where_it_is_ours() {
+        let top = tempfile::tempdir().unwrap();
+        let file = top.path().join("file");
+        fs::write(&file, "").unwrap();
+        let (me, shown) = (nix::unistd::geteuid().as_raw(), file.display());
+        for (option, advice) in [
+            (Some("--piddir"), "name another one: --piddir DIR".to_owned()),
+            (None, format!("mv {shown} {shown}.old")),
+        ] {
+            let expected = format!("Problem: {shown}: is not a directory | {advice}\n");
+            for check in [records, logs] {
+                let mut found = Findings::default();
+                check(&file, me, option, &mut found);
+                assert_eq!(found.text(), expected);
+            }
+        }
+        // Nor is the owner of somebody else's file to be changed.
+        let mut found = Findings::default();
+        records(Path::new("/etc/passwd"), me, Some("--piddir"), &mut found);
+        assert!(found.text().ends_with(" | name another one: --piddir DIR\n"), "{}", found.text());
     }
 
     #[test]

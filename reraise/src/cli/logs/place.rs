@@ -16,8 +16,7 @@ use reraise::supervise::launch;
 use super::stream::Channel;
 use crate::cli::act::context;
 use crate::cli::select::{Selection, select};
-use crate::cli::users::Users;
-use crate::cli::{Setting, console};
+use crate::cli::{Setting, console, paste};
 
 /// A service, and where its log is.
 pub(super) struct Place {
@@ -55,8 +54,8 @@ impl Place {
         let advice = if self.owner == setting.dirs.uid() {
             format!("see its owner and mode: ls -ld {shown}")
         } else {
-            let owner = Users::default().user(self.owner);
-            format!("read it as its owner: sudo -u {owner} reraise logs {}", self.name)
+            let command = paste::as_owner(setting, self.owner, "logs", &self.name);
+            format!("read it as its owner: {command}")
         };
         Fault::new(ExitCode::Denied, &self.name, what, advice)
     }

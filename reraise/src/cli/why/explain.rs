@@ -92,8 +92,8 @@ pub(super) fn explain(f: &Facts) -> Explanation {
     if is_odd && let Some(hint) = f.deaths.last().and_then(hints::of) {
         e.todo.insert(0, hint.to_owned());
     }
-    if let Some(owner) = f.owner.as_ref().filter(|_| !f.is_open) {
-        e.todo = vec![format!("sudo -u {owner} reraise why {}   # knows more", f.name)];
+    if let Some(command) = &f.ask_owner {
+        e.todo = vec![format!("{command}   # knows more")];
     }
     e
 }
@@ -121,7 +121,7 @@ fn who(f: &Facts, asked: &Asked) -> String {
 }
 
 fn wanted(f: &Facts, headline: &str) -> String {
-    if f.owner.is_some() && !f.is_open {
+    if f.ask_owner.is_some() {
         return "known to its owner alone".to_owned();
     }
     let what = match f.wanted {

@@ -26,8 +26,7 @@ use reraise::wanted::Wanted;
 use reraise::words;
 
 use crate::cli::status::{State, look};
-use crate::cli::users::Users;
-use crate::cli::{Setting, act, deaths};
+use crate::cli::{Setting, act, deaths, paste};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -36,10 +35,8 @@ pub(super) struct Facts {
     /// Microseconds since 1970.
     pub(super) now: i64,
     pub(super) state: State,
-    /// Its owner, if that is not us.
-    pub(super) owner: Option<String>,
-    /// Whether what its worker keeps can be read.
-    pub(super) is_open: bool,
+    /// The command that asks its owner, where what its worker keeps is closed to us.
+    pub(super) ask_owner: Option<String>,
     /// Its script; `None` when there is none any more.
     pub(super) program: Option<PathBuf>,
     /// Why it could not be started now: what, and what to do.
@@ -102,6 +99,7 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
     let left =
         |until: Duration| (!until.is_zero()).then(|| until.saturating_sub(now).as_secs_f64());
     let runs = matches!(seen.state, State::Running | State::Starting | State::Stopping);
+    let is_closed = owner != me && fs::read_dir(&files.own).is_err();
     let keeper = lock::holder_of(&state_dir.join("keeper.lock"), lock::ALIVE);
     let record = seen.record.as_ref();
     let more = record.and_then(|record| record.more);
@@ -109,8 +107,7 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
         name: name.to_string(),
         now: events::now(),
         state: seen.state,
-        owner: (owner != me).then(|| Users::default().user(owner)),
-        is_open: owner == me || fs::read_dir(&files.own).is_ok(),
+        ask_owner: is_closed.then(|| paste::as_owner(setting, owner, "why", name)),
         program: entry.map(|entry| entry.program.clone()),
         obstacle: obstacle(setting, name, entry).map(|fault| (fault.what, fault.advice)),
         trouble: seen.trouble,

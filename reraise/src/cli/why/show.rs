@@ -20,7 +20,7 @@ const OUTPUT: usize = 6;
 
 /// Prints it.
 pub(super) fn print(f: &Facts, e: &Explanation) {
-    let _ = console::text(screen(f, e, &Paint::new()).as_bytes());
+    console::text(screen(f, e, &Paint::new()).as_bytes());
 }
 
 pub(super) fn screen(f: &Facts, e: &Explanation, paint: &Paint) -> String {
@@ -43,7 +43,11 @@ pub(super) fn screen(f: &Facts, e: &Explanation, paint: &Paint) -> String {
         paragraph(&mut text, "rule", &[rule_text(rule)]);
     }
     paragraph(&mut text, "next", std::slice::from_ref(&e.next));
-    paragraph(&mut text, "to do", &e.todo);
+    // Whole, for pasting.
+    for (at, line) in e.todo.iter().enumerate() {
+        let label = if at == 0 { "to do" } else { "" };
+        text += &format!("{label:MARGIN$}{line}\n");
+    }
     text
 }
 

@@ -93,7 +93,7 @@ fn a_closed_log() {
     log.say(0.0, "secret\n");
     fs::set_permissions(&log.directory, fs::Permissions::from_mode(0o700)).unwrap();
     let public = s.public_programs();
-    let mut command = s.program(public);
+    let mut command = s.program(&public);
     command.args(["logs", "web", "--logdir"]).arg(&s.l);
     // Theirs is looked for where services of root keep theirs.
     let done = s.run(as_ordinary(&mut command)).expect(0);
@@ -106,10 +106,9 @@ fn a_closed_log() {
     fs::set_permissions(s.p.join(".reraise-0"), fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::lchown(s.d.join("web"), Some(0), Some(0)).unwrap();
     let done = s.run(&mut command).expect(6);
-    assert!(
-        done.err.contains("\n    read it as its owner: sudo -u root reraise logs web\n"),
-        "{done:?}"
-    );
+    let (public, d, p, l) = (public.display(), s.d.display(), s.p.display(), s.l.display());
+    let command = format!("{public} --dir {d} --piddir {p} --logdir {l} logs web");
+    done.says(&format!("\n    read it as its owner: sudo -u root {command}\n"));
 }
 
 #[test]

@@ -225,6 +225,27 @@ fn another_users_script_runs_as_that_user() {
 }
 
 #[test]
+fn what_is_advised_for_another_users_service_works_when_pasted() {
+    let Some(scene) = Scene::new() else { return };
+    scene.script("web", "config_start_sec=0\necho to the log\nexec sleep 1000000");
+    scene.ok(&["start", "web"]);
+    wait_for("the log", || scene.log("web") == "to the log\n");
+    for (verb, code, told) in
+        [("logs", 6, "to the log\n"), ("events", 6, " starting "), ("why", 0, "(reraise start, ")]
+    {
+        let done = scene.reraise(&[verb, "web"]).expect(code);
+        let text = done.out + &done.err;
+        let line = text.lines().find_map(|line| Some(&line[line.find("sudo -u ")?..]));
+        // In a shell that knows nothing of ours.
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", line.expect(&text)]).env_clear().env("PATH", "/usr/bin:/bin");
+        let done = scene.run(shell.current_dir("/")).expect(0).says_out(told);
+        assert_eq!(done.err, "", "{verb}");
+    }
+    scene.ok(&["stop", "web"]);
+}
+
+#[test]
 fn several_owners_and_what_fails_keep_their_exit_codes() {
     let Some(scene) = Scene::new() else { return };
     scene.script("bad", "config_start_sec=60\nexit 7");

@@ -202,19 +202,19 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "another user's",
-            Facts { owner: Some("bob".into()), is_open: false, ..runs(State::Running) },
+            Facts { ask_owner: Some("sudo -u bob /r why web".into()), ..runs(State::Running) },
             "running for 3 s, pid 100",
             Some(("restart", "always", None)),
             "when it ends, it is raised again at once",
-            &["sudo -u bob reraise why web   # knows more"],
+            &["sudo -u bob /r why web   # knows more"],
         ),
         case(
             "another user's, closed",
-            Facts { owner: Some("bob".into()), is_open: false, ..facts(State::Unknown) },
+            Facts { ask_owner: Some("sudo -u bob /r why web".into()), ..facts(State::Unknown) },
             "belongs to another user, and its state cannot be seen",
             None,
             "",
-            &["sudo -u bob reraise why web   # knows more"],
+            &["sudo -u bob /r why web   # knows more"],
         ),
     ]
 }

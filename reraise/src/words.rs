@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use nix::unistd::{AccessFlags, access};
+
 use crate::backend::{LaunchError, Step};
 use crate::error::{ExitCode, Fault, reason};
 use crate::service::Entry;
@@ -66,6 +68,15 @@ pub fn unlaunchable(name: impl fmt::Display, entry: &Entry, error: LaunchError) 
     }
 }
 
+/// What execve(2) would say of the `#!` line, where a service runs in this directory
+/// unless it has its own.
+#[must_use]
+pub fn bad_interpreter(name: impl fmt::Display, entry: &Entry, cwd: &Path) -> Option<Fault> {
+    let path = entry.directory.as_deref().unwrap_or(cwd).join(interpreter(&entry.program)?);
+    let errno = access(&path, AccessFlags::X_OK).err()? as i32;
+    Some(unlaunchable(name, entry, LaunchError { step: Step::Exec, errno }))
+}
+
 /// What stands behind `#!`, if anything.
 #[must_use]
 pub fn interpreter(program: &Path) -> Option<String> {
@@ -73,7 +84,44 @@ pub fn interpreter(program: &Path) -> Option<String> {
     let read = File::open(program).ok()?.read(&mut head).ok()?;
     let line = head[..read].strip_prefix(b"#!")?.split(|&b| b == b'\n').next()?;
     let text = String::from_utf8_lossy(line);
-    let word = text.split_ascii_whitespace().next()?;
-    // A carriage return at the end of the line is part of the name.
-    Some(if line.ends_with(b"\r") { format!("{word}\\r") } else { word.to_owned() })
+    let word = text.split([' ', '\t']).find(|word| !word.is_empty())?;
+    // A carriage return at the end of the line is part of its last word.
+    Some(word.replace('\r', "\\r"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::ServiceName;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn interpreters_are_judged_as_by_the_kernel() {
+        let top = tempfile::tempdir().unwrap();
+        let name = ServiceName::new("web".as_ref()).unwrap();
+        symlink("/bin/sh", top.path().join("sh")).unwrap();
+        for (line, expected) in [
+            ("#!/bin/sh", None),
+            ("#! \t/bin/sh\t-e", None),
+            ("#!/bin/sh -e\r", None),
+            ("#!./sh", None),
+            ("#!", None),
+            ("echo", None),
+            ("#!/bin/sh\r", Some("its interpreter /bin/sh\\r does not exist")),
+            ("#!./no-sh", Some("its interpreter ./no-sh does not exist")),
+            ("#!/dev/null", Some("its script or the interpreter /dev/null may not be")),
+        ] {
+            let path = top.path().join("web");
+            fs::write(&path, format!("{line}\n")).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+            let entry = Entry::find(top.path(), &name).unwrap().unwrap();
+            let found = bad_interpreter(&name, &entry, top.path()).map(|fault| fault.what);
+            let is_so = match (&found, expected) {
+                (Some(found), Some(expected)) => found.starts_with(expected),
+                (found, expected) => found.is_none() && expected.is_none(),
+            };
+            assert!(is_so, "{line:?}: {found:?}");
+        }
+    }
 }

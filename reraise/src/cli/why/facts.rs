@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use reraise::backend::{LaunchError, Step, native};
+use reraise::backend::native;
 use reraise::config::{self, Config, LogTo, Place};
 use reraise::context::Context;
 use reraise::error::{ExitCode, Fault};
@@ -153,29 +153,18 @@ fn obstacle(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Opt
         let what = format!("its script is gone ({})", path.display());
         return Some(Fault::new(ExitCode::NoService, name, what, advice));
     };
-    let loaded = match act::context(setting) {
-        Ok(context) if entry.uid == setting.dirs.uid() => launch::load(&context, name),
+    let context = match act::context(setting) {
+        Ok(context) if entry.uid == setting.dirs.uid() => context,
         // Another user's is judged by its owner.
         _ => return entry.check(name).err(),
     };
-    match loaded {
+    match launch::load(&context, name) {
         Err(fault) => Some(fault),
         Ok(loaded) => match loaded.problems.first() {
             Some(problem) => Some(launch::config_fault(name, &entry.program, problem)),
-            None => bad_interpreter(name, entry),
+            None => words::bad_interpreter(name, entry, &context.cwd),
         },
     }
-}
-
-/// What execve(2) would say of the `#!` line.
-fn bad_interpreter(name: &ServiceName, entry: &Entry) -> Option<Fault> {
-    let interpreter = words::interpreter(&entry.program)?;
-    let errno = match nix::unistd::access(Path::new(&interpreter), nix::unistd::AccessFlags::X_OK) {
-        Ok(()) => return None,
-        Err(errno) => errno as i32,
-    };
-    let error = LaunchError { step: Step::Exec, errno };
-    Some(words::unlaunchable(name, entry, error))
 }
 
 fn launch_fault(

@@ -105,6 +105,7 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
     let keeper = lock::holder_of(&state_dir.join("keeper.lock"), lock::ALIVE);
     let record = seen.record.as_ref();
     let more = record.and_then(|record| record.more);
+    let obstacle = obstacle(setting, name, entry);
     Facts {
         name: name.to_string(),
         now: events::now(),
@@ -112,7 +113,8 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
         owner: (owner != me).then(|| Users::default().user(owner)),
         is_open: owner == me || fs::read_dir(&files.own).is_ok(),
         program: entry.map(|entry| entry.program.clone()),
-        obstacle: obstacle(setting, name, entry).map(|fault| (fault.what, fault.advice)),
+        launch: deaths.last().and_then(|death| launch_fault(name, entry, death, obstacle.as_ref())),
+        obstacle: obstacle.map(|fault| (fault.what, fault.advice)),
         trouble: seen.trouble,
         pid: record.and_then(|record| record.pid),
         elapsed: seen.elapsed,
@@ -128,7 +130,6 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
         started: slot.is_some_and(|slot| slot.started),
         failures: slot.map_or(0, |slot| slot.failures),
         until: slot.and_then(|slot| left(Duration::from_nanos(slot.until))),
-        launch: deaths.last().and_then(|death| launch_fault(name, entry, death)),
         output: deaths.last().map_or_else(Vec::new, |death| {
             last_lines(&files.file("tails"), death, log.as_deref().filter(|_| !runs))
         }),
@@ -167,13 +168,21 @@ fn obstacle(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Opt
     }
 }
 
+/// What the last launch failed of.
 fn launch_fault(
     name: &ServiceName,
     entry: Option<&Entry>,
     death: &Death,
+    obstacle: Option<&Fault>,
 ) -> Option<(String, String)> {
     let Cause::Launch(error) = death.cause else { return None };
-    let fault = words::unlaunchable(name, entry?, error);
+    let fault = entry.map(|entry| words::unlaunchable(name, entry, error));
+    let is_same = |obstacle: &&Fault| match &fault {
+        // That of a directory is seen by a look at all of them alone.
+        Some(fault) => (fault.code, obstacle.code) == (ExitCode::Denied, ExitCode::Denied),
+        None => true,
+    };
+    let fault = obstacle.filter(is_same).cloned().or(fault)?;
     Some((fault.what, fault.advice))
 }
 

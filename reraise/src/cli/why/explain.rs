@@ -264,7 +264,9 @@ fn fallen(f: &Facts) -> Explanation {
     // Without its script, nobody knows what that has said.
     e.rule = f.program.is_some().then(|| why_it_waits(f));
     e.next = format!("it is started in {left}{then}");
-    e.todo.push(format!("reraise restart {}   # at once", f.name));
+    if f.obstacle.is_none() {
+        e.todo.push(format!("reraise restart {}   # at once", f.name));
+    }
     e
 }
 

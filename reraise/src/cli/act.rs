@@ -20,8 +20,9 @@ use reraise::name::ServiceName;
 use reraise::paths::Files;
 use reraise::service::Entry;
 use reraise::slot;
-use reraise::supervise::launch;
+use reraise::supervise::launch::{self, Loaded};
 use reraise::wanted::Wanted;
+use reraise::words;
 
 use super::select::{Selection, select};
 use super::status::{Seen, State, look};
@@ -208,7 +209,8 @@ fn precheck(
             Err(Stay::Code(ExitCode::NotRunning))
         }
         Verb::Restart { .. } => {
-            places.extend(kept_place(setting, name).map(|place| (name.clone(), place)));
+            let place = restartable(setting, name).map_err(Stay::Fault)?;
+            places.extend(place.map(|place| (name.clone(), place)));
             Ok(Some(Pending::new(&seen, log)))
         }
         Verb::Stop { .. } => Ok(Some(Pending::new(&seen, log))),
@@ -219,9 +221,28 @@ fn precheck(
 /// the others is to be.
 fn startable(line: &Line<'_>, name: &ServiceName) -> Result<Option<Place>, Fault> {
     let context = line.context()?;
+    let loaded = sound(context, name)?;
+    Ok(Place::of(&loaded.config, &context.logdir, name))
+}
+
+/// The same for what runs, which is not to be ended when it could not come up again:
+/// by what it was started with. Where that is not known, its worker will find out.
+fn restartable(setting: &Setting, name: &ServiceName) -> Result<Option<Place>, Fault> {
+    let me = setting.dirs.uid();
+    let files = Files::of(&setting.dirs.piddir(me), me, name);
+    let Some(context) = Context::read(&files.file("context")) else { return Ok(None) };
+    let loaded = sound(&context, name)?;
+    match words::bad_interpreter(name, &loaded.entry, &context.cwd) {
+        Some(fault) => Err(fault),
+        None => Ok(Place::of(&loaded.config, &context.logdir, name)),
+    }
+}
+
+/// A script that may be started, and of which each line makes sense.
+fn sound(context: &Context, name: &ServiceName) -> Result<Loaded, Fault> {
     let loaded = launch::load(context, name)?;
     match loaded.problems.split_first() {
-        None => Ok(Place::of(&loaded.config, &context.logdir, name)),
+        None => Ok(loaded),
         Some((first, rest)) => {
             for problem in rest.iter().rev() {
                 console::fault(&launch::config_fault(name, &loaded.entry.program, problem));
@@ -229,15 +250,6 @@ fn startable(line: &Line<'_>, name: &ServiceName) -> Result<Option<Place>, Fault
             Err(launch::config_fault(name, &loaded.entry.program, first))
         }
     }
-}
-
-/// Where the log of a service is that was started before.
-fn kept_place(setting: &Setting, name: &ServiceName) -> Option<Place> {
-    let me = setting.dirs.uid();
-    let files = Files::of(&setting.dirs.piddir(me), me, name);
-    let context = Context::read(&files.file("context"))?;
-    let loaded = launch::load(&context, name).ok()?;
-    Place::of(&loaded.config, &context.logdir, name)
 }
 
 /// Refuses a service whose record would be somebody else's: in a sticky

@@ -65,7 +65,7 @@ pub(super) fn as_json(death: &Death) -> Value {
         "ended_epoch": seconds(death.ended),
         "ended_is_known": !death.is_late,
         "lasted_sec": lasted(death),
-        "pid": death.pid,
+        "pid": (death.pid != 0).then_some(death.pid),
         "run": format!("{:016x}", death.run),
         "cpu_ms": death.usage.map(|usage| usage.cpu / 1000),
         "peak_memory_bytes": death.usage.map(|usage| usage.peak),

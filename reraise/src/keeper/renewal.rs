@@ -1,7 +1,7 @@
 //! Workers of another build than their keeper are replaced, a few at a time. Decides
 //! only; the keeper ends them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::name::ServiceName;
 
@@ -12,8 +12,9 @@ const WINDOW: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Renewal {
     /// Services, and the pids of their workers.
-    waiting: VecDeque<(ServiceName, i32)>,
-    waiting_names: BTreeSet<ServiceName>,
+    waiting: BTreeMap<ServiceName, i32>,
+    /// Their order; some of these do not wait any more.
+    order: VecDeque<ServiceName>,
     /// Those whose workers are being ended.
     under_way: BTreeSet<ServiceName>,
     /// How many have been replaced.
@@ -21,10 +22,10 @@ pub(super) struct Renewal {
 }
 
 impl Renewal {
-    /// A worker of another build is there.
+    /// A worker of another build is there, in the place of any that was there before.
     pub(super) fn add(&mut self, name: ServiceName, pid: i32) {
-        if !self.under_way.contains(&name) && self.waiting_names.insert(name.clone()) {
-            self.waiting.push_back((name, pid));
+        if !self.under_way.contains(&name) && self.waiting.insert(name.clone(), pid).is_none() {
+            self.order.push_back(name);
         }
     }
 
@@ -34,9 +35,9 @@ impl Renewal {
             return None;
         }
         loop {
-            let (name, pid) = self.waiting.pop_front()?;
+            let name = self.order.pop_front()?;
             // Unless it has ended by itself.
-            if self.waiting_names.remove(&name) {
+            if let Some(pid) = self.waiting.remove(&name) {
                 self.under_way.insert(name.clone());
                 return Some((name, pid));
             }
@@ -45,14 +46,14 @@ impl Renewal {
 
     /// A service's worker is gone, whatever for; one of our build follows it.
     pub(super) fn is_gone(&mut self, name: &ServiceName) {
-        if self.under_way.remove(name) || self.waiting_names.remove(name) {
+        if self.under_way.remove(name) || self.waiting.remove(name).is_some() {
             self.done += 1;
         }
     }
 
     /// How many are still to be replaced.
     pub(super) fn left(&self) -> usize {
-        self.waiting_names.len() + self.under_way.len()
+        self.waiting.len() + self.under_way.len()
     }
 
     /// How many have been.
@@ -102,6 +103,22 @@ mod tests {
             renewal.is_gone(&name(n));
         }
         assert_eq!((renewal.left(), renewal.done(), next(&mut renewal)), (0, 40, None));
+    }
+
+    #[test]
+    fn the_worker_that_is_there_now_is_the_one_that_is_ended() {
+        let mut renewal = Renewal::default();
+        renewal.add(name(1), 100);
+        renewal.is_gone(&name(1));
+        // Another one of another build has taken its place.
+        renewal.add(name(1), 101);
+        renewal.add(name(2), 200);
+        // And again, before the end of the former one was seen.
+        renewal.add(name(2), 201);
+        assert_eq!(renewal.left(), 2);
+        assert_eq!(renewal.next(), Some((name(1), 101)));
+        assert_eq!(renewal.next(), Some((name(2), 201)));
+        assert_eq!((renewal.next(), renewal.left()), (None, 2));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::paths::Files;
 use crate::slot::{Phase, left_status, left_usage};
 use crate::supervise::machine::{Input, Outcome, State};
 use crate::supervise::plan::{Beginning, Remains, Task};
-use crate::supervise::worker::{Worker, nanoseconds};
+use crate::supervise::worker::{Worker, nanoseconds, run_number};
 
 /// As much of a state as tells whether another one has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +108,26 @@ impl<B: ProcessBackend> Worker<B> {
     /// Its program could not be executed.
     pub(super) fn note_failed_launch(&mut self, error: LaunchError) {
         self.keep_death(Exit::Code(error.exit_code()), Cause::Launch(error), false);
+    }
+
+    /// There was not even a process that could have executed it. The last run has its
+    /// own death, so that this is one of another.
+    pub(super) fn note_unlaunched(&mut self, error: LaunchError) {
+        self.record_death();
+        let now = now();
+        self.unrecorded = Some(Box::new(Death {
+            number: 0,
+            run: run_number(self.me, self.backend.now()),
+            pid: 0,
+            began: now,
+            ended: now,
+            lasted: 0,
+            exit: Exit::Code(error.exit_code()),
+            cause: Cause::Launch(error),
+            usage: None,
+            is_for_memory: false,
+            is_late: false,
+        }));
     }
 
     fn keep_death(&mut self, exit: Exit, cause: Cause, is_found: bool) {

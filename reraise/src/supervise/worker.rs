@@ -231,7 +231,11 @@ impl<B: ProcessBackend> Worker<B> {
             let actions = self.machine.step(input, self.backend.now());
             for action in actions {
                 match action {
-                    Action::Spawn => next = self.spawn()?.map(Input::LaunchFailed),
+                    Action::Spawn => {
+                        let failed = self.spawn()?;
+                        failed.into_iter().for_each(|error| self.note_unlaunched(error));
+                        next = failed.map(Input::LaunchFailed);
+                    }
                     Action::Signal(signal, whom) => self.signal(signal, whom)?,
                     Action::NameSurvivors => self.name_survivors()?,
                 }
@@ -329,8 +333,13 @@ impl<B: ProcessBackend> Worker<B> {
             }
             Err(fault) => {
                 self.say(&fault.what);
-                let errno =
-                    if fault.code == ExitCode::NoService { libc::ENOENT } else { libc::EACCES };
+                // From this, `words::unlaunchable` finds the fault again.
+                let errno = match fault.code {
+                    // It, or the directory that it was in.
+                    ExitCode::NoService | ExitCode::Usage => libc::ENOENT,
+                    ExitCode::Denied => libc::EPERM,
+                    _ => libc::EACCES,
+                };
                 Ok(Some(LaunchError { step: Step::Exec, errno }))
             }
         }
@@ -472,7 +481,7 @@ pub(super) fn nanoseconds(time: Duration) -> u64 {
 
 /// A number that no other run of this service has had: time and worker, mixed
 /// (splitmix64) so that it looks like none of them.
-fn run_number(me: ProcessId, now: Duration) -> u64 {
+pub(super) fn run_number(me: ProcessId, now: Duration) -> u64 {
     let mut z = nanoseconds(now) ^ (me.pid as u64).rotate_left(40) ^ me.born;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

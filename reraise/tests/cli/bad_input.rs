@@ -6,12 +6,13 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use reraise::record::Phase;
 
-use crate::support::{SLEEPER, Sandbox, signal, wait_for, wait_gone, write_program};
+use crate::support::{SLEEPER, Sandbox, is_alive, signal, wait_for, wait_gone, write_program};
 
 /// Starting it fails at once, without `--wait`, and nothing runs afterwards.
 #[track_caller]
@@ -116,6 +117,52 @@ fn a_script_or_directory_that_others_can_change() {
     write_program(&s.d.join("dir/run"), "#!/bin/sh\nexec sleep 1000000\n");
     fs::set_permissions(s.d.join("dir"), fs::Permissions::from_mode(0o777)).unwrap();
     refused(&s, "dir", 6, "can be changed by other users\n    close it: chmod go-w ");
+}
+
+#[test]
+fn restart_leaves_alone_what_could_not_come_up_again() {
+    let s = Sandbox::new();
+    let spoil = |name, path: &Path| match name {
+        "closed" => fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap(),
+        "open" => fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap(),
+        "gone" => fs::remove_file(path).unwrap(),
+        "lost" => write_program(path, "#!/no/such/sh\n"),
+        _ => write_program(path, "#!/bin/sh\nconfig_strat_sec=1\n"),
+    };
+    let cases = [
+        ("closed", 5, "is not executable\n    chmod +x "),
+        ("open", 6, "can be changed by other users\n    chmod go-w "),
+        ("gone", 4, "no such service\n    make one: "),
+        ("lost", 5, "its interpreter /no/such/sh does not exist (first line of "),
+        ("odd", 5, "config_strat_sec: unknown key\n    did you mean config_start_sec?"),
+    ];
+    // It is judged by the environment that it was started with.
+    s.script("web", &format!("config_log=$PLACE\n{SLEEPER}"));
+    s.run(s.command(&["start", "web"]).env("PLACE", s.at("log"))).expect(0);
+    let web = s.wait_phase("web", Phase::Run).pid.unwrap();
+    let mut pids = Vec::new();
+    for (name, code, words) in cases {
+        let path = s.script(name, SLEEPER);
+        let pid = s.up(name);
+        spoil(name, &path);
+        s.reraise(&["restart", name]).expect(code).says(words).prints("");
+        pids.push((name, pid));
+    }
+    let worker = s.worker("web");
+    let line = format!("web: restart    # (worker-pid={worker})\n");
+    let done = s.reraise(&["restart", "*"]).expect(1).prints(&line);
+    assert_ne!(s.pid("web"), web);
+    for (_, _, words) in cases {
+        assert!(done.err.contains(words), "no {words:?} in {done:#?}");
+    }
+    for (name, pid) in pids {
+        assert!(is_alive(pid) && s.pid(name) == pid, "{name}");
+    }
+    // As `start` refuses them.
+    for (name, code, words) in cases {
+        s.ok(&["stop", name]);
+        s.reraise(&["start", name]).expect(code).says(words);
+    }
 }
 
 #[test]
@@ -281,13 +328,16 @@ fn a_script_deleted_while_it_runs() {
     let record = s.wait_phase("web", Phase::Error);
     assert_eq!(record.exit, Some(127));
     assert!(s.messages().contains("no such service"), "{}", s.messages());
-    // A restart cannot raise it either, and says so.
+    // A restart could not raise it either, says so, and ends nothing.
     s.ok(&["clean", "web"]);
     let pid = up();
     fs::remove_file(&path).unwrap();
-    let done = s.reraise(&["restart", "web"]);
-    assert!(done.code != 0 && done.err.starts_with("reraise: web: "), "{done:?}");
+    let done = s.reraise(&["restart", "web"]).expect(4);
+    assert!(done.err.starts_with("reraise: web: ") && is_alive(pid), "{done:?}");
+    // Its worker finds out when it is too late.
+    signal(s.worker("web"), Signal::SIGUSR2);
     wait_gone(pid);
+    s.wait_phase("web", Phase::Error);
     assert_eq!(s.status("web"), "ERROR");
     s.reraise(&["start", "web"]).expect(4);
 }

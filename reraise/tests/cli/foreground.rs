@@ -1,5 +1,7 @@
 //! `auto-reraise NAME` by hand: in the foreground, without a keeper.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -120,6 +122,22 @@ fn it_ends_with_the_fault_of_its_service() {
     Foreground::of(&s, "--fast").finish().expect(2);
     s.script("lost", "#!/nonexistent/interpreter");
     Foreground::of(&s, "lost").finish().expect(5).says("/nonexistent/interpreter");
+    // Refused when it is to be raised.
+    let body = format!("config_max_retry=0\n{SLEEPER}");
+    for (name, code, words) in [
+        ("open", 6, "open: can be changed by other users"),
+        ("gone", 4, "gone: its script is gone"),
+    ] {
+        let path = s.script(name, &body);
+        let one = Foreground::of(&s, name);
+        let pid = s.wait_phase(name, Phase::Run).pid.unwrap();
+        match name {
+            "open" => fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap(),
+            _ => fs::remove_file(path).unwrap(),
+        }
+        signal(pid, Signal::SIGKILL);
+        one.finish().expect(code).says(words);
+    }
 }
 
 /// Its script starts another service, whose keeper and worker are below it then.

@@ -113,9 +113,13 @@ fn the_configuration_is_read_before_every_run() {
     let new = s.wait_raised("web", pid);
     let record = s.wait_phase("web", Phase::Start);
     assert_eq!(record.pid, Some(new));
-    // A mistake in it is said, and what held before goes on holding.
+    // With a mistake in it, nothing is ended; what is raised all the same goes by what
+    // held before.
     s.script("web", "config_start_sec=soon\nexec sleep 1000000");
-    s.ok(&["restart", "web"]);
+    s.reraise(&["restart", "web"]).expect(5).says("config_start_sec: `soon` is not");
+    assert_eq!(s.pid("web"), new);
+    signal(new, Signal::SIGKILL);
+    s.wait_raised("web", new);
     assert_eq!(s.status("web"), "starting");
     assert!(s.messages().contains("start_sec"), "{}", s.messages());
 }

@@ -2,9 +2,10 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use nix::sys::signal::Signal;
-use reraise::backend::Exit;
+use reraise::backend::{Exit, LaunchError, Step};
 use reraise::history::deaths::{self, Cause, Death};
 use reraise::record::Phase;
 
@@ -135,6 +136,37 @@ fn what_cannot_be_executed() {
 }
 
 #[test]
+fn what_could_not_be_raised_again() {
+    let s = Sandbox::new();
+    let body = format!("config_max_retry=0\n{SLEEPER}");
+    for (name, errno, what, advice) in [
+        ("gone", libc::ENOENT, "its script is gone", "put it back"),
+        ("open", libc::EPERM, "can be changed by other users", "chmod go-w "),
+    ] {
+        let path = s.script(name, &body);
+        let pid = s.up(name);
+        match name {
+            "gone" => fs::remove_file(path).unwrap(),
+            _ => fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap(),
+        }
+        signal(pid, Signal::SIGTERM);
+        s.wait_phase(name, Phase::Error);
+        let all = wait_deaths(&s, name, 2);
+        let launch = Cause::Launch(LaunchError { step: Step::Exec, errno });
+        assert_eq!((all[0].pid, all[0].cause, all.len()), (pid, Cause::Itself, 2), "{all:?}");
+        assert_eq!((all[1].pid, all[1].cause, all[1].lasted), (0, launch, 0), "{all:?}");
+        let text = why(&s, name);
+        let given_up = format!("{name}: given up ");
+        says(&text, &[&given_up, "ago: it cannot be executed", "1 death, at ", what, advice]);
+        says(&text, &["could not be executed before that: once signal TERM"]);
+        assert_eq!(text.matches(what).count(), 1, "{text}");
+        // What its script said is gone with it.
+        assert_eq!(text.contains(" rule "), name == "open", "{text}");
+        assert!(!text.contains("may not be executed"), "{text}");
+    }
+}
+
+#[test]
 fn a_signal_and_what_it_may_mean() {
     let s = Sandbox::new();
     s.script("web", "config_start_sec=0\nconfig_restart=never\nkill -SEGV $$");
@@ -236,7 +268,7 @@ impl Group {
         let name = format!("reraise-test-{}", std::process::id());
         [("memory", "memory.limit_in_bytes"), ("", "memory.max")].into_iter().find_map(
             |(top, limit)| {
-                let path = std::path::Path::new("/sys/fs/cgroup").join(top).join(&name);
+                let path = Path::new("/sys/fs/cgroup").join(top).join(&name);
                 fs::create_dir(&path).ok()?;
                 let group = Self(path);
                 fs::write(group.0.join(limit), "60000000").ok()?;

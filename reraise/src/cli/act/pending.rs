@@ -195,7 +195,11 @@ impl Pending {
             (Outcome::Done(exit), Verb::Restart { .. }) => failed(format!("ended: {exit}"), log),
             (Outcome::Unlaunchable(error), _) => match entry {
                 Some(entry) => Settled::Fault(None, words::unlaunchable(name, entry, error)),
-                None => failed("its script is gone".to_owned(), "put it back".to_owned()),
+                None => {
+                    let advice = "put it back, then start it again";
+                    let code = ExitCode::NoService;
+                    Settled::Fault(None, Fault::new(code, name, "its script is gone", advice))
+                }
             },
         }
     }

@@ -252,6 +252,7 @@ fn fallen(f: &Facts) -> Explanation {
     let left = clock::span(left);
     e.headline = format!("fell, and waits for its next start in {left}");
     let then = match f.config.max_retry {
+        _ if f.program.is_none() => String::new(),
         Some(max) if f.failures > 0 && f.failures >= max => {
             "; if that fails as well, it is given up".to_owned()
         }
@@ -260,9 +261,12 @@ fn fallen(f: &Facts) -> Explanation {
         }
         _ => String::new(),
     };
-    e.rule = Some(why_it_waits(f));
+    // Without its script, nobody knows what that has said.
+    e.rule = f.program.is_some().then(|| why_it_waits(f));
     e.next = format!("it is started in {left}{then}");
-    e.todo.push(format!("reraise restart {}   # at once", f.name));
+    if f.obstacle.is_none() {
+        e.todo.push(format!("reraise restart {}   # at once", f.name));
+    }
     e
 }
 
@@ -321,6 +325,9 @@ fn given_up(f: &Facts) -> Explanation {
     }
     if was_once(f) {
         e.happened.push("it was started with --once: for a single run".to_owned());
+        return e;
+    }
+    if f.program.is_none() {
         return e;
     }
     e.rule = Some(if f.config.restart == Restart::Never {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use reraise::backend::{LaunchError, Step, native};
+use reraise::backend::native;
 use reraise::config::{self, Config, LogTo, Place};
 use reraise::context::Context;
 use reraise::error::{ExitCode, Fault};
@@ -103,13 +103,15 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
     let keeper = lock::holder_of(&state_dir.join("keeper.lock"), lock::ALIVE);
     let record = seen.record.as_ref();
     let more = record.and_then(|record| record.more);
+    let obstacle = obstacle(setting, name, entry);
     Facts {
         name: name.to_string(),
         now: events::now(),
         state: seen.state,
         ask_owner: is_closed.then(|| paste::as_owner(setting, owner, "why", name)),
         program: entry.map(|entry| entry.program.clone()),
-        obstacle: obstacle(setting, name, entry).map(|fault| (fault.what, fault.advice)),
+        launch: deaths.last().and_then(|death| launch_fault(name, entry, death, obstacle.as_ref())),
+        obstacle: obstacle.map(|fault| (fault.what, fault.advice)),
         trouble: seen.trouble,
         pid: record.and_then(|record| record.pid),
         elapsed: seen.elapsed,
@@ -125,7 +127,6 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
         started: slot.is_some_and(|slot| slot.started),
         failures: slot.map_or(0, |slot| slot.failures),
         until: slot.and_then(|slot| left(Duration::from_nanos(slot.until))),
-        launch: deaths.last().and_then(|death| launch_fault(name, entry, death)),
         output: deaths.last().map_or_else(Vec::new, |death| {
             last_lines(&files.file("tails"), death, log.as_deref().filter(|_| !runs))
         }),
@@ -150,38 +151,35 @@ fn obstacle(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Opt
         let what = format!("its script is gone ({})", path.display());
         return Some(Fault::new(ExitCode::NoService, name, what, advice));
     };
-    let loaded = match act::context(setting) {
-        Ok(context) if entry.uid == setting.dirs.uid() => launch::load(&context, name),
+    let context = match act::context(setting) {
+        Ok(context) if entry.uid == setting.dirs.uid() => context,
         // Another user's is judged by its owner.
         _ => return entry.check(name).err(),
     };
-    match loaded {
+    match launch::load(&context, name) {
         Err(fault) => Some(fault),
         Ok(loaded) => match loaded.problems.first() {
             Some(problem) => Some(launch::config_fault(name, &entry.program, problem)),
-            None => bad_interpreter(name, entry),
+            None => words::bad_interpreter(name, entry, &context.cwd),
         },
     }
 }
 
-/// What execve(2) would say of the `#!` line.
-fn bad_interpreter(name: &ServiceName, entry: &Entry) -> Option<Fault> {
-    let interpreter = words::interpreter(&entry.program)?;
-    let errno = match nix::unistd::access(Path::new(&interpreter), nix::unistd::AccessFlags::X_OK) {
-        Ok(()) => return None,
-        Err(errno) => errno as i32,
-    };
-    let error = LaunchError { step: Step::Exec, errno };
-    Some(words::unlaunchable(name, entry, error))
-}
-
+/// What the last launch failed of.
 fn launch_fault(
     name: &ServiceName,
     entry: Option<&Entry>,
     death: &Death,
+    obstacle: Option<&Fault>,
 ) -> Option<(String, String)> {
     let Cause::Launch(error) = death.cause else { return None };
-    let fault = words::unlaunchable(name, entry?, error);
+    let fault = entry.map(|entry| words::unlaunchable(name, entry, error));
+    let is_same = |obstacle: &&Fault| match &fault {
+        // That of a directory is seen by a look at all of them alone.
+        Some(fault) => (fault.code, obstacle.code) == (ExitCode::Denied, ExitCode::Denied),
+        None => true,
+    };
+    let fault = obstacle.filter(is_same).cloned().or(fault)?;
     Some((fault.what, fault.advice))
 }
 

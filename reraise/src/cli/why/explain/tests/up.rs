@@ -180,6 +180,22 @@ pub(super) fn cases() -> Vec<Case> {
             &["reraise restart web   # at once"],
         ),
         case(
+            "waiting, and its script makes no sense any more",
+            Facts { obstacle: chmod(), ..retries(2) },
+            "fell, and waits for its next start in 1.9 s",
+            Some(("retry_sec", "2", None)),
+            "it is started in 1.9 s; if that fails as well, it is given up",
+            &["chmod +x web"],
+        ),
+        case(
+            "waiting, and its script is gone",
+            Facts { program: None, obstacle: chmod(), ..retries(2) },
+            "fell, and waits for its next start in 1.9 s",
+            None,
+            "it is started in 1.9 s",
+            &["chmod +x web"],
+        ),
+        case(
             "waiting, since it ends at once",
             retries(0),
             "fell, and waits for its next start in 1.9 s",

@@ -93,6 +93,30 @@ fn from_when_to_when() {
 }
 
 #[test]
+fn an_hour_that_comes_twice() {
+    let s = Sandbox::new();
+    let log = Log::new(&s, "web");
+    // 2025-10-26 00:30 UTC; an hour later it is 02:30 once more.
+    let first = -34_514_580.0;
+    for (after, text) in
+        [(-60.0, "02:29\n"), (0.0, "02:30\n"), (3600.0, "02:30 again\n"), (3660.0, "02:31 again\n")]
+    {
+        log.say(first + after, text);
+    }
+    let shown = |option: &str, time: &str| {
+        let mut command = s.command(&["logs", "web", option, time]);
+        s.run(command.env("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")).expect(0).out
+    };
+    assert_eq!(shown("--since", "2025-10-26 02:30"), "02:30\n02:30 again\n02:31 again\n");
+    assert_eq!(shown("--until", "2025-10-26 02:30"), "02:29\n02:30\n02:30 again\n");
+    assert_eq!(shown("--since", "2025-10-26 02:30+01:00"), "02:30 again\n02:31 again\n");
+    assert_eq!(shown("--until", "2025-10-26 01:59"), "");
+    // One that does not come at all is near to others.
+    assert_eq!(shown("--since", "2025-03-30 02:30").lines().count(), 4);
+    assert_eq!(shown("--until", "2025-03-30 02:30"), "");
+}
+
+#[test]
 fn the_lines_of_a_run() {
     let s = Sandbox::new();
     web(&s);

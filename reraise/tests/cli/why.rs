@@ -130,8 +130,13 @@ fn what_cannot_be_executed() {
     fs::remove_file(path).unwrap();
     says(
         &why(&s, "web"),
-        &["web: running", "as it is now, it cannot be started: its script is gone"],
+        &[
+            "web: running",
+            "as it is now, it cannot be started: its script is gone",
+            "put it back, or stop the service: reraise stop web",
+        ],
     );
+    assert!(s.ok(&["stop", "web"]).starts_with("web: stop "));
 }
 
 #[test]

@@ -112,7 +112,8 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
         owner: (owner != me).then(|| Users::default().user(owner)),
         is_open: owner == me || fs::read_dir(&files.own).is_ok(),
         program: entry.map(|entry| entry.program.clone()),
-        obstacle: obstacle(setting, name, entry).map(|fault| (fault.what, fault.advice)),
+        obstacle: obstacle(setting, name, entry, seen.state)
+            .map(|fault| (fault.what, fault.advice)),
         trouble: seen.trouble,
         pid: record.and_then(|record| record.pid),
         elapsed: seen.elapsed,
@@ -146,10 +147,20 @@ fn is_of_this_boot(slot: &slot::Slot) -> bool {
 }
 
 /// What would keep it from being started now.
-fn obstacle(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Option<Fault> {
+fn obstacle(
+    setting: &Setting,
+    name: &ServiceName,
+    entry: Option<&Entry>,
+    state: State,
+) -> Option<Fault> {
     let Some(entry) = entry else {
         let path = setting.dirs.dir.join(name.as_str());
-        let advice = format!("put it back, or forget the service: reraise clean {name}");
+        let advice = match state {
+            State::Running | State::Starting | State::Stopping | State::Stop => {
+                format!("put it back, or stop the service: reraise stop {name}")
+            }
+            _ => format!("put it back, or forget the service: reraise clean {name}"),
+        };
         let what = format!("its script is gone ({})", path.display());
         return Some(Fault::new(ExitCode::NoService, name, what, advice));
     };

@@ -225,14 +225,19 @@ fn open(
     let failed = |e: io::Error| place.fault(setting, &logs[0].1, &e);
     let run = match query.run {
         Some(Run::Back(back)) => {
-            let id = span::run_back(logs.iter().map(|(.., log)| log), back).map_err(failed)?;
-            let Some(value) = id else {
+            let known = place.runs(setting);
+            let found = span::run_back(logs.iter().map(|(.., log)| log), known, back);
+            let Some((value, was_heard)) = found.map_err(failed)? else {
                 console::complain(&format!(
                     "{name}: has no run {}\n",
                     words.run.as_deref().unwrap_or_default()
                 ));
                 return Ok(Vec::new());
             };
+            // What is older than --since was not looked for.
+            if !was_heard && query.window.since.is_none() {
+                console::complain(&format!("{name}: run {value:016x} has said nothing\n"));
+            }
             Some(Run::Id { value, digits: 16 })
         }
         run => run,

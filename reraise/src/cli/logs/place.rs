@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use reraise::config::LogTo;
 use reraise::context::Context;
 use reraise::error::{ExitCode, Fault};
+use reraise::history::deaths::{self, Cause, Death};
 use reraise::logger::names::STDERR;
 use reraise::name::ServiceName;
 use reraise::paths::Files;
 use reraise::service::Entry;
+use reraise::slot;
 use reraise::supervise::launch;
 
 use super::stream::Channel;
@@ -40,9 +42,28 @@ impl Place {
         [(first, self.directory.clone()), (Channel::Stderr, stderr)]
     }
 
+    fn files(&self, setting: &Setting) -> Files {
+        Files::of(&setting.dirs.piddir(self.owner), self.owner, &self.name)
+    }
+
     /// The file in which the ends of its runs are kept.
     pub(super) fn deaths(&self, setting: &Setting) -> PathBuf {
-        Files::of(&setting.dirs.piddir(self.owner), self.owner, &self.name).file("deaths")
+        self.files(setting).file("deaths")
+    }
+
+    /// Its last runs, also those that have said nothing, and when they ended.
+    pub(super) fn runs(&self, setting: &Setting) -> Vec<(i64, u64)> {
+        let deaths = deaths::read_all(&self.deaths(setting));
+        let has_run = |death: &&Death| !matches!(death.cause, Cause::Launch(_));
+        let mut runs: Vec<(i64, u64)> =
+            deaths.iter().filter(has_run).map(|death| (death.ended, death.run)).collect();
+        let slot = slot::read(&self.files(setting).file("run"));
+        if let Some(slot) = slot.filter(|slot| slot.run != 0 && slot.phase.has_run())
+            && deaths.iter().all(|death| death.run != slot.run)
+        {
+            runs.push((i64::MAX, slot.run));
+        }
+        runs
     }
 
     /// A log that cannot be read.

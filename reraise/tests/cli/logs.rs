@@ -12,7 +12,7 @@ use reraise::backend::Exit;
 use reraise::logger::index::Mark;
 use reraise::logger::names;
 
-use crate::support::Sandbox;
+use crate::support::{Sandbox, wait_for};
 use written::{BEGAN_A, BEGAN_B, ENDED_A, Log, T, append, at, web};
 
 #[test]
@@ -331,6 +331,27 @@ fn compressed_files_are_named() {
     assert_eq!(done.err, "web: 1 older file is compressed, and not searched\n");
     s.ok(&["logs", "web", "--since", &at(7)]);
     s.ok(&["logs", "web", "-n1"]);
+}
+
+#[test]
+fn the_log_is_where_its_start_has_put_it() {
+    let s = Sandbox::new();
+    let theirs = s.at("theirs");
+    let body = "config_start_sec=0\necho hello\nexec sleep 1000000";
+    let script = s.script("web", body);
+    s.run(s.command(&["start", "web"]).env("RERAISE_LOGDIR", &theirs)).expect(0);
+    let current = theirs.join("web/current");
+    wait_for("its words", || fs::read_to_string(&current).is_ok_and(|text| text == "hello\n"));
+    let said = || s.ok(&["logs", "web", "--grep", ""]);
+    assert_eq!(said(), "hello\n");
+    // It says nothing more, so that nobody has made the other place yet.
+    let new = s.at("new");
+    s.script("web", &format!("config_log={}\n{body}", new.display()));
+    assert_eq!(said(), "hello\n");
+    Log::at(new).say(0.0, "new\n");
+    assert_eq!(said(), "new\n");
+    fs::remove_file(script).unwrap();
+    assert_eq!(said(), "hello\n");
 }
 
 #[test]

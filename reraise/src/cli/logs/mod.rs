@@ -204,11 +204,15 @@ fn open(
     let name = &place.name;
     let mut logs = Vec::new();
     for (channel, directory) in place.channels() {
-        let log = Log::open(&directory, query.window.since)
-            .map_err(|(path, e)| place.fault(setting, &path, &e))?;
+        let log = Log::open(&directory, query.window.since).map_err(|(path, e)| {
+            place.hidden(setting).unwrap_or_else(|| place.fault(setting, &path, &e))
+        })?;
         logs.push((channel, directory, log));
     }
     if logs.iter().all(|(.., log)| log.is_empty()) {
+        if let Some(fault) = place.hidden(setting) {
+            return Err(fault);
+        }
         let what =
             if place.is_off { "keeps no log (config_log=no)" } else { "has said nothing yet" };
         // What is older than --since was not looked for.

@@ -96,7 +96,10 @@ fn wait(
                 // The logger may have been stopped, or be a new one that was not told.
                 let _ = revive::holder(&lock_in(&state), lock::ALIVE);
                 thread::sleep(nap);
-                if nap >= Duration::from_millis(32) {
+                // Another `rotate` has taken the answer.
+                let is_asked_anew =
+                    request::is_lost(&files.own) && request::ask(&files.own).is_ok();
+                if is_asked_anew || nap >= Duration::from_millis(32) {
                     bell::ring(&state, name.as_str());
                 } else {
                     nap *= 2;

@@ -38,10 +38,23 @@ pub fn answered(own: &Path) -> Option<Answer> {
     }
     let text = fs::read_to_string(own.join(ANSWER)).ok()?;
     Some(match text.as_str() {
+        // Somebody else has asked just now, and it is being written.
+        "" => return None,
         "done" => Answer::Done,
         "empty" => Answer::Empty,
         other => Answer::Failed(other.to_owned()),
     })
+}
+
+/// Whether request and answer are both gone: somebody else who asked has taken them
+/// away, and it is to be asked again.
+#[must_use]
+pub fn is_lost(own: &Path) -> bool {
+    let is_gone = |file| {
+        let seen = fs::symlink_metadata(own.join(file));
+        seen.is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    };
+    is_gone(REQUEST) && is_gone(ANSWER)
 }
 
 /// Takes the request back.
@@ -90,5 +103,27 @@ mod tests {
         }
         forget(own);
         assert_eq!(fs::read_dir(own).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_another_takes_away_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path();
+        // Two ask, and the quicker one takes the answer.
+        ask(own).unwrap();
+        ask(own).unwrap();
+        assert!(!is_lost(own));
+        answer(own, &Ok(true));
+        assert!(!is_lost(own) && answered(own) == Some(Answer::Done));
+        forget(own);
+        assert!(is_lost(own) && answered(own).is_none());
+        // One asks while the other is answered.
+        ask(own).unwrap();
+        fs::write(own.join(ANSWER), "done").unwrap();
+        ask(own).unwrap();
+        fs::remove_file(own.join(REQUEST)).unwrap();
+        assert!(is_lost(own));
+        fs::write(own.join(ANSWER), "").unwrap();
+        assert!(!is_lost(own) && answered(own).is_none());
     }
 }

@@ -12,7 +12,7 @@ use reraise::backend::Exit;
 use reraise::logger::index::Mark;
 use reraise::logger::names;
 
-use crate::support::Sandbox;
+use crate::support::{Sandbox, wait_for};
 use written::{BEGAN_A, BEGAN_B, ENDED_A, Log, T, append, at, web};
 
 #[test]
@@ -90,6 +90,30 @@ fn from_when_to_when() {
     fs::remove_file(&old).unwrap();
     fs::create_dir(&old).unwrap();
     assert_eq!(from(3, 4), "four\n");
+}
+
+#[test]
+fn an_hour_that_comes_twice() {
+    let s = Sandbox::new();
+    let log = Log::new(&s, "web");
+    // 2025-10-26 00:30 UTC; an hour later it is 02:30 once more.
+    let first = -34_514_580.0;
+    for (after, text) in
+        [(-60.0, "02:29\n"), (0.0, "02:30\n"), (3600.0, "02:30 again\n"), (3660.0, "02:31 again\n")]
+    {
+        log.say(first + after, text);
+    }
+    let shown = |option: &str, time: &str| {
+        let mut command = s.command(&["logs", "web", option, time]);
+        s.run(command.env("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")).expect(0).out
+    };
+    assert_eq!(shown("--since", "2025-10-26 02:30"), "02:30\n02:30 again\n02:31 again\n");
+    assert_eq!(shown("--until", "2025-10-26 02:30"), "02:29\n02:30\n02:30 again\n");
+    assert_eq!(shown("--since", "2025-10-26 02:30+01:00"), "02:30 again\n02:31 again\n");
+    assert_eq!(shown("--until", "2025-10-26 01:59"), "");
+    // One that does not come at all is near to others.
+    assert_eq!(shown("--since", "2025-03-30 02:30").lines().count(), 4);
+    assert_eq!(shown("--until", "2025-03-30 02:30"), "");
 }
 
 #[test]
@@ -307,6 +331,27 @@ fn compressed_files_are_named() {
     assert_eq!(done.err, "web: 1 older file is compressed, and not searched\n");
     s.ok(&["logs", "web", "--since", &at(7)]);
     s.ok(&["logs", "web", "-n1"]);
+}
+
+#[test]
+fn the_log_is_where_its_start_has_put_it() {
+    let s = Sandbox::new();
+    let theirs = s.at("theirs");
+    let body = "config_start_sec=0\necho hello\nexec sleep 1000000";
+    let script = s.script("web", body);
+    s.run(s.command(&["start", "web"]).env("RERAISE_LOGDIR", &theirs)).expect(0);
+    let current = theirs.join("web/current");
+    wait_for("its words", || fs::read_to_string(&current).is_ok_and(|text| text == "hello\n"));
+    let said = || s.ok(&["logs", "web", "--grep", ""]);
+    assert_eq!(said(), "hello\n");
+    // It says nothing more, so that nobody has made the other place yet.
+    let new = s.at("new");
+    s.script("web", &format!("config_log={}\n{body}", new.display()));
+    assert_eq!(said(), "hello\n");
+    Log::at(new).say(0.0, "new\n");
+    assert_eq!(said(), "new\n");
+    fs::remove_file(script).unwrap();
+    assert_eq!(said(), "hello\n");
 }
 
 #[test]

@@ -76,6 +76,46 @@ fn a_loop_of_crashes_is_one_pattern() {
 }
 
 #[test]
+fn a_run_that_says_nothing_has_not_the_words_of_another() {
+    let s = Sandbox::new();
+    let go = s.at("go");
+    let lines = "config_start_sec=0.3\nconfig_max_retry=0\nconfig_retry_sec=0.01";
+    let first = format!("[ -e {0} ] && rm {0} && echo hello && sleep 0.4 && exit 0", go.display());
+    s.script("web", &format!("{lines}\n{first}\nexit 9"));
+    fs::write(&go, "").unwrap();
+    s.ok(&["start", "web"]);
+    s.wait_phase("web", Phase::Error);
+    let all = deaths(&s, "web");
+    let [first, last] = all[..] else { panic!("{all:?}") };
+    assert_eq!((first.exit, last.exit), (Exit::Code(0), Exit::Code(9)));
+    let text = why(&s, "web");
+    says(&text, &["exit code 9", "said last (nothing, as far as its log knows)"]);
+    assert!(!text.contains("hello"), "{text}");
+    says(&s.ok(&["why", "--json", "web"]), &["\"last_lines\":[]"]);
+    let logs = |run: &str| s.reraise(&["logs", "web", "--run", run]).expect(0);
+    for run in ["last", "-1"] {
+        assert_eq!(logs(run).err, format!("web: run {:016x} has said nothing\n", last.run));
+        assert_eq!(logs(run).out, "");
+    }
+    let done = logs("-2").says_out("\nhello\n");
+    assert!(done.err.is_empty() && done.out.contains(&format!("{:016x}", first.run)), "{done:?}");
+    assert_eq!(logs("-3").err, "web: has no run -3\n");
+    // What was not kept of it is still at the end of the log, and the other run is not.
+    let tails = s.state().join("s/web/tails");
+    fs::remove_file(&tails).unwrap();
+    assert!(!why(&s, "web").contains("hello"));
+    s.script("web", "config_start_sec=0\nconfig_restart=never\necho bye; exit 9");
+    s.ok(&["start", "web"]);
+    wait_deaths(&s, "web", 3);
+    s.wait_phase("web", Phase::Error);
+    wait_for("its last lines", || tails.exists());
+    fs::remove_file(&tails).unwrap();
+    let text = why(&s, "web");
+    says(&text, &["said last bye"]);
+    assert!(!text.contains("hello"), "{text}");
+}
+
+#[test]
 fn who_has_stopped_it() {
     let s = Sandbox::new();
     s.script("web", SLEEPER);
@@ -131,8 +171,13 @@ fn what_cannot_be_executed() {
     fs::remove_file(path).unwrap();
     says(
         &why(&s, "web"),
-        &["web: running", "as it is now, it cannot be started: its script is gone"],
+        &[
+            "web: running",
+            "as it is now, it cannot be started: its script is gone",
+            "put it back, or stop the service: reraise stop web",
+        ],
     );
+    assert!(s.ok(&["stop", "web"]).starts_with("web: stop "));
 }
 
 #[test]

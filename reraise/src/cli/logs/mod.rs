@@ -204,11 +204,15 @@ fn open(
     let name = &place.name;
     let mut logs = Vec::new();
     for (channel, directory) in place.channels() {
-        let log = Log::open(&directory, query.window.since)
-            .map_err(|(path, e)| place.fault(setting, &path, &e))?;
+        let log = Log::open(&directory, query.window.since).map_err(|(path, e)| {
+            place.hidden(setting).unwrap_or_else(|| place.fault(setting, &path, &e))
+        })?;
         logs.push((channel, directory, log));
     }
     if logs.iter().all(|(.., log)| log.is_empty()) {
+        if let Some(fault) = place.hidden(setting) {
+            return Err(fault);
+        }
         let what =
             if place.is_off { "keeps no log (config_log=no)" } else { "has said nothing yet" };
         // What is older than --since was not looked for.
@@ -225,14 +229,19 @@ fn open(
     let failed = |e: io::Error| place.fault(setting, &logs[0].1, &e);
     let run = match query.run {
         Some(Run::Back(back)) => {
-            let id = span::run_back(logs.iter().map(|(.., log)| log), back).map_err(failed)?;
-            let Some(value) = id else {
+            let known = place.runs(setting);
+            let found = span::run_back(logs.iter().map(|(.., log)| log), known, back);
+            let Some((value, was_heard)) = found.map_err(failed)? else {
                 console::complain(&format!(
                     "{name}: has no run {}\n",
                     words.run.as_deref().unwrap_or_default()
                 ));
                 return Ok(Vec::new());
             };
+            // What is older than --since was not looked for.
+            if !was_heard && query.window.since.is_none() {
+                console::complain(&format!("{name}: run {value:016x} has said nothing\n"));
+            }
             Some(Run::Id { value, digits: 16 })
         }
         run => run,

@@ -1,5 +1,6 @@
 //! Which bytes of which files are to be shown.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -138,11 +139,13 @@ impl Log {
     }
 }
 
-/// The run before so many others in all logs of a service, the last being 1.
+/// The run before so many others of a service, the last being 1, and whether its logs
+/// have heard of it; with those of which is known otherwise when they ended.
 pub(super) fn run_back<'a>(
     logs: impl Iterator<Item = &'a Log>,
+    known: Vec<(i64, u64)>,
     back: usize,
-) -> io::Result<Option<u64>> {
+) -> io::Result<Option<(u64, bool)>> {
     let mut runs: Vec<(i64, u64)> = Vec::new();
     for log in logs {
         for (time, run) in log.last_runs(back)? {
@@ -152,8 +155,12 @@ pub(super) fn run_back<'a>(
             }
         }
     }
+    let heard: BTreeSet<u64> = runs.iter().map(|&(_, run)| run).collect();
+    // That they have ended is written in the log a moment later.
+    runs.retain(|(_, run)| known.iter().all(|(_, other)| other != run));
+    runs.extend(known);
     runs.sort_by_key(|&(time, _)| std::cmp::Reverse(time));
-    Ok(runs.get(back - 1).map(|&(_, run)| run))
+    Ok(runs.get(back - 1).map(|&(_, run)| (run, heard.contains(&run))))
 }
 
 /// Whether a command has made something else of a rotated file.

@@ -22,18 +22,29 @@ pub(super) fn now() -> i64 {
 /// What is wrong with it.
 pub(super) fn parse(option: &str, text: &str, now: i64) -> Result<i64, Fault> {
     let text = text.trim();
+    let hour = if option == "--until" { Twice::Second } else { Twice::First };
     let fault = |what: String| Fault::new(ExitCode::Usage, option, what, ADVICE);
     let known = if let Some(epoch) = text.strip_prefix('@') {
         fraction(epoch)
     } else {
         match text {
             "now" => Some(now),
-            "today" => midnight(now, 0),
-            "yesterday" => midnight(now, -1),
-            _ => ago(text).map(|micros| now.saturating_sub(micros)).or_else(|| of_day(text, now)),
+            "today" => midnight(now, 0, hour),
+            "yesterday" => midnight(now, -1, hour),
+            _ => {
+                let ago = ago(text).map(|micros| now.saturating_sub(micros));
+                ago.or_else(|| of_day(text, now, hour))
+            }
         }
     };
     known.ok_or_else(|| fault(format!("{text:?} is no time")))
+}
+
+/// Which of two moments is meant, where the clock was set back and showed a time twice.
+#[derive(Debug, Clone, Copy)]
+enum Twice {
+    First,
+    Second,
 }
 
 /// `2h30m` in microseconds.
@@ -71,7 +82,7 @@ fn fraction(text: &str) -> Option<i64> {
 }
 
 /// A date, a time of today, or both.
-fn of_day(text: &str, now: i64) -> Option<i64> {
+fn of_day(text: &str, now: i64, hour: Twice) -> Option<i64> {
     if text.is_empty() {
         return None;
     }
@@ -87,7 +98,7 @@ fn of_day(text: &str, now: i64) -> Option<i64> {
             (i64::from(today.tm_year) + 1900, i64::from(today.tm_mon) + 1, today.tm_mday.into())
         }
         "yesterday" => {
-            let day = local(midnight(now, -1)? / 1_000_000)?;
+            let day = local(midnight(now, -1, hour)? / 1_000_000)?;
             (i64::from(day.tm_year) + 1900, i64::from(day.tm_mon) + 1, day.tm_mday.into())
         }
         date => {
@@ -113,14 +124,14 @@ fn of_day(text: &str, now: i64) -> Option<i64> {
         let is_right = (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
         if is_right { part.parse::<i64>().ok() } else { None }
     };
-    let (hour, minute) = (number(parts.next()?)?, number(parts.next()?)?);
+    let (hours, minute) = (number(parts.next()?)?, number(parts.next()?)?);
     let micros = fraction(parts.next().unwrap_or("0"))?;
-    if hour > 23 || minute > 59 || micros >= 61_000_000 {
+    if hours > 23 || minute > 59 || micros >= 61_000_000 {
         return None;
     }
     let seconds = match zone {
-        Some(east) => days(year, month, day) * 86_400 + hour * 3600 + minute * 60 - east,
-        None => epoch((year, month, day), hour * 60 + minute)?,
+        Some(east) => days(year, month, day) * 86_400 + hours * 3600 + minute * 60 - east,
+        None => epoch((year, month, day), hours * 60 + minute, hour)?,
     };
     Some(seconds * 1_000_000 + micros)
 }
@@ -146,11 +157,11 @@ fn zone(text: &str) -> Option<(Option<i64>, &str)> {
 }
 
 /// The beginning of today, or of a day so many days from it.
-fn midnight(now: i64, from_today: i64) -> Option<i64> {
+fn midnight(now: i64, from_today: i64, hour: Twice) -> Option<i64> {
     let today = local(now.div_euclid(1_000_000))?;
     let day = i64::from(today.tm_mday) + from_today;
     let date = (i64::from(today.tm_year) + 1900, i64::from(today.tm_mon) + 1, day);
-    Some(epoch(date, 0)? * 1_000_000)
+    Some(epoch(date, 0, hour)? * 1_000_000)
 }
 
 /// A number in another type: the system's are not the same everywhere.
@@ -169,7 +180,22 @@ fn local(seconds: i64) -> Option<libc::tm> {
 }
 
 /// The moment of a local date and minute; the day may be one before the first.
-fn epoch((year, month, day): (i64, i64, i64), minute: i64) -> Option<i64> {
+fn epoch((year, month, day): (i64, i64, i64), minute: i64, hour: Twice) -> Option<i64> {
+    let shown = days(year, month, day).checked_mul(86_400)?.checked_add(minute * 60)?;
+    let east = |time: i64| local(time).and_then(|tm| number::<_, i64>(tm.tm_gmtoff));
+    // As the clock went the day before, and as it goes the day after.
+    let moments = [shown - 86_400, shown + 86_400].map(|near| east(near).map(|east| shown - east));
+    let fit = moments.into_iter().flatten().filter(|&time| east(time) == Some(shown - time));
+    let found = match hour {
+        Twice::First => fit.min(),
+        Twice::Second => fit.max(),
+    };
+    // Otherwise the clock has passed it over, and the system says what comes near.
+    found.or_else(|| near((year, month, day), minute))
+}
+
+/// The same as mktime(3) sees it.
+fn near((year, month, day): (i64, i64, i64), minute: i64) -> Option<i64> {
     // SAFETY: numbers, and pointers for which null is a value.
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
     tm.tm_year = number(year - 1900)?;

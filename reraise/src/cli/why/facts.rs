@@ -16,6 +16,7 @@ use reraise::history::asked::Asked;
 use reraise::history::deaths::{Cause, Death};
 use reraise::history::{events, tails};
 use reraise::lock::{self, Holder};
+use reraise::logger::index;
 use reraise::logger::report::Report;
 use reraise::name::ServiceName;
 use reraise::paths::Files;
@@ -103,7 +104,7 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
     let keeper = lock::holder_of(&state_dir.join("keeper.lock"), lock::ALIVE);
     let record = seen.record.as_ref();
     let more = record.and_then(|record| record.more);
-    let obstacle = obstacle(setting, name, entry);
+    let obstacle = obstacle(setting, name, entry, seen.state);
     Facts {
         name: name.to_string(),
         now: events::now(),
@@ -144,10 +145,20 @@ fn is_of_this_boot(slot: &slot::Slot) -> bool {
 }
 
 /// What would keep it from being started now.
-fn obstacle(setting: &Setting, name: &ServiceName, entry: Option<&Entry>) -> Option<Fault> {
+fn obstacle(
+    setting: &Setting,
+    name: &ServiceName,
+    entry: Option<&Entry>,
+    state: State,
+) -> Option<Fault> {
     let Some(entry) = entry else {
         let path = setting.dirs.dir.join(name.as_str());
-        let advice = format!("put it back, or forget the service: reraise clean {name}");
+        let advice = match state {
+            State::Running | State::Starting | State::Stopping | State::Stop => {
+                format!("put it back, or stop the service: reraise stop {name}")
+            }
+            _ => format!("put it back, or forget the service: reraise clean {name}"),
+        };
         let what = format!("its script is gone ({})", path.display());
         return Some(Fault::new(ExitCode::NoService, name, what, advice));
     };
@@ -207,20 +218,38 @@ const TAIL: u64 = 4096;
 /// Lines that are kept.
 const LINES: usize = tails::LINES;
 
-/// The last lines of the run that died; else, where no other run has written since,
-/// those of its log.
+/// The last lines of the run that died, as they were kept; else those with which the
+/// log ends, if its index says that they are of that run.
 fn last_lines(tail: &Path, death: &Death, log: Option<&Path>) -> Vec<String> {
-    let text = tails::find(tail, death.run).or_else(|| {
-        let file = File::open(log?).ok()?;
-        let length = file.metadata().ok()?.len();
-        let kept = length.min(TAIL);
-        let mut text = vec![0; kept as usize];
-        file.read_exact_at(&mut text, length - kept).ok()?;
-        Some(text)
-    });
+    let text = tails::find(tail, death.run).or_else(|| end_of(log?, death.run));
     let text = text.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<String> =
         text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     lines[lines.len().saturating_sub(LINES)..].to_vec()
+}
+
+/// The end of a log, where that is of this run.
+fn end_of(log: &Path, run: u64) -> Option<Vec<u8>> {
+    let file = File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    let index = File::open(index::path_of(log)).ok()?;
+    let (mut at, _) = index::last(&index).ok()?;
+    let kept = length.saturating_sub(TAIL);
+    let mut from = None;
+    while at > 0 && from.is_none_or(|from| from > kept) {
+        at -= index::SIZE as u64;
+        let mut bytes = [0; index::SIZE];
+        index.read_exact_at(&mut bytes, at).ok()?;
+        match index::Entry::decode(&bytes) {
+            Some(entry) if entry.run == run => from = Some(entry.offset),
+            Some(_) => break,
+            // Of a later version.
+            None => {}
+        }
+    }
+    let from = from?.max(kept).min(length);
+    let mut text = vec![0; (length - from) as usize];
+    file.read_exact_at(&mut text, from).ok()?;
+    Some(text)
 }

@@ -31,8 +31,12 @@ pub(super) fn screen(f: &Facts, e: &Explanation, paint: &Paint) -> String {
     }
     paragraph(&mut text, "wanted", std::slice::from_ref(&e.wanted));
     paragraph(&mut text, "happened", &e.happened);
-    if let Some(last) = f.deaths.last().filter(|last| !matches!(last.cause, Cause::Launch(_))) {
+    if let Some(last) = f.deaths.last().filter(|_| has_run(f)) {
         paragraph(&mut text, "last run", &[run(f, last)]);
+    }
+    let was_heard = f.ask_owner.is_none() && f.log.is_some() && f.lost.is_none();
+    if was_heard && f.output.is_empty() && has_run(f) {
+        paragraph(&mut text, "said last", &["(nothing, as far as its log knows)".to_owned()]);
     }
     let output = &f.output[f.output.len().saturating_sub(OUTPUT)..];
     for (at, line) in output.iter().enumerate() {
@@ -49,6 +53,11 @@ pub(super) fn screen(f: &Facts, e: &Explanation, paint: &Paint) -> String {
         text += &format!("{label:MARGIN$}{line}\n");
     }
     text
+}
+
+/// Whether its program was executed when it was to be for the last time that is over.
+fn has_run(f: &Facts) -> bool {
+    f.deaths.last().is_some_and(|last| !matches!(last.cause, Cause::Launch(_)))
 }
 
 /// How long the last run lasted, and what it used.

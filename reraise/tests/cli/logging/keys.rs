@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
 use super::{find_logger, kill_logger, rotated, whole};
-use crate::support::{Fifo, Sandbox, is_alive, wait_for};
+use crate::support::{Fifo, Sandbox, finish, is_alive, spawn, wait_for};
 
 /// A service that says what is written to its FIFO, a line at a time.
 struct Echo {
@@ -314,6 +315,29 @@ fn a_script_that_redirects_its_own_output_goes_on_working() {
     s.up("web");
     wait_for("both", || text(&own) == "second\n" && s.log("web").lines().count() == 3);
     assert_eq!(s.log("web"), "first\nby name\nas an error\n");
+}
+
+#[test]
+fn several_that_rotate_at_once_are_all_answered() {
+    let echo = Echo::new("");
+    let s = &echo.s;
+    for round in 0..5 {
+        echo.say("line");
+        wait_for("it", || s.log("web") == "line\n");
+        let all: Vec<_> = (0..6)
+            .map(|_| {
+                let mut command = s.command(&["rotate", "web"]);
+                let child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+                (child, command)
+            })
+            .collect();
+        for (child, command) in all {
+            let done = finish(child, &command).expect(0);
+            let answers = ["web: rotate\n", "web: skip (because its log is empty)\n"];
+            assert!(answers.contains(&done.out.as_str()) && done.err.is_empty(), "{done:?}");
+        }
+        assert_eq!(rotated(&echo.log()).len(), round + 1);
+    }
 }
 
 #[test]

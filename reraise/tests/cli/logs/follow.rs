@@ -154,6 +154,24 @@ fn following_many() {
 }
 
 #[test]
+fn following_a_log_that_is_removed_and_made_anew() {
+    let s = Sandbox::new();
+    let web = Log::new(&s, "web");
+    web.say(0.0, "one\n");
+    let mut follower = Follower::new(&s, &["web"]);
+    follower.says(&["one"]);
+    // It is held open here, as by its follower, and says nothing of its end.
+    for removed in [&web.directory, &s.l] {
+        web.say(1.0, "held\n");
+        follower.says(&["held"]);
+        fs::remove_dir_all(removed).unwrap();
+        Log::new(&s, "web").say(2.0, "new\n");
+        follower.says(&["new"]);
+    }
+    assert_eq!(follower.interrupt(), "");
+}
+
+#[test]
 fn following_ends_with_its_reader() {
     let s = Sandbox::new();
     let log = Log::new(&s, "web");

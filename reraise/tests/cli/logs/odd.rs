@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use reraise::logger::index::path_of;
 
 use super::written::{Log, append, at, web};
-use crate::support::{Sandbox, as_ordinary, is_root, skip_unless_root};
+use crate::support::{STRANGER, Sandbox, as_ordinary, is_root, skip_unless_root, wait_for};
 
 #[test]
 fn without_an_index() {
@@ -109,6 +110,29 @@ fn a_closed_log() {
     let (public, d, p, l) = (public.display(), s.d.display(), s.p.display(), s.l.display());
     let command = format!("{public} --dir {d} --piddir {p} --logdir {l} logs web");
     done.says(&format!("\n    read it as its owner: sudo -u root {command}\n"));
+}
+
+#[test]
+fn a_log_of_which_its_owner_alone_knows_where_it_is() {
+    if skip_unless_root("a service of another user") {
+        return;
+    }
+    let s = Sandbox::new();
+    s.script("web", "config_start_sec=0\necho hello\nexec sleep 1000000");
+    s.give_all();
+    s.give(&s.d.join("web"));
+    let public = s.public_programs();
+    let mut start = s.program(&public);
+    start.args(["start", "web"]).env("RERAISE_LOGDIR", s.at("home/logs"));
+    s.run(as_ordinary(&mut start)).expect(0);
+    let current = s.at("home/logs/web/current");
+    wait_for("its words", || fs::read_to_string(&current).is_ok_and(|text| text == "hello\n"));
+    // Root sees where; another user does not.
+    assert_eq!(s.ok(&["logs", "web", "--grep", ""]), "hello\n");
+    let mut other = s.program(&public);
+    other.args(["logs", "web"]).uid(STRANGER - 1).gid(STRANGER - 1);
+    let done = s.run(&mut other).expect(6).says("web: where its log is, its owner alone can see (");
+    assert!(done.out.is_empty() && done.err.contains("\n    read it as its owner: "), "{done:?}");
 }
 
 #[test]

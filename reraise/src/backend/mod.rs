@@ -52,7 +52,17 @@ pub enum Exit {
     Unknown,
 }
 
+/// The exit code of a child whose launcher has died before it let it through the gate. Any
+/// code could be a program's own; 0, and those of the shell and of sysexits(3), often are.
+pub const NOT_LET_THROUGH: i32 = 113;
+
 impl Exit {
+    /// Whether it was no run: nobody has let it through the gate.
+    #[must_use]
+    pub const fn is_at_the_gate(self) -> bool {
+        matches!(self, Self::Code(NOT_LET_THROUGH))
+    }
+
     /// From a wait status as `waitpid(2)` gives it.
     #[must_use]
     pub fn from_status(status: i32) -> Self {

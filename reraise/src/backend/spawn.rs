@@ -32,7 +32,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, write};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, read, setsid};
 
-use super::{Launch, LaunchError, Limit, Output, Step, Usage};
+use super::{Launch, LaunchError, Limit, NOT_LET_THROUGH, Output, Step, Usage};
 
 /// Where the child holds its end of the socket: the first after the standard
 /// three, so that one call closes all others.
@@ -376,7 +376,7 @@ impl Plan {
         self.give_up_signals();
         let settled = self.settle_in();
         if !is_let_through(&channel) {
-            exit(0);
+            exit(NOT_LET_THROUGH);
         }
         let (step, errno) = match settled {
             Ok(()) => (Step::Exec, self.exec()),

@@ -262,7 +262,9 @@ impl<B: ProcessBackend> Worker<B> {
         let seed = self.slot.run;
         let last = match remains {
             // One that was never let through the gate was no run.
-            Remains::Dead(Exit::Code(0)) if self.slot.phase == Phase::Launching => self.slot.last,
+            Remains::Dead(exit) if self.slot.phase == Phase::Launching && exit.is_at_the_gate() => {
+                self.slot.last
+            }
             Remains::Dead(exit) => Some(exit),
             Remains::Alive | Remains::None => self.slot.last,
         };

@@ -212,7 +212,7 @@ impl<B: ProcessBackend> Worker<B> {
         if let Remains::Dead(exit) = remains {
             // At the gate, which its launcher never opened: no run.
             let is_run = self.slot.phase != Phase::Launching
-                || !matches!(exit, Exit::Code(0) | Exit::Unknown);
+                || !(exit.is_at_the_gate() || exit == Exit::Unknown);
             if is_run && !self.slot.is_remnant {
                 self.note_found(exit, task);
             }

@@ -136,8 +136,12 @@ fn resume(wanted: Option<Wanted>, phase: Phase, remains: Remains) -> Beginning {
         (_, Remains::None) if is_down => Beginning::Leave(Outcome::Stopped),
         (Phase::Restarting, Remains::Alive) => Beginning::Adopt(Some(Input::Restart)),
         (Phase::Restarting, Remains::Dead(_)) => Beginning::Launch,
-        // A child that was never let through the gate ends with 0 and is no run.
-        (Phase::Launching, Remains::Dead(Exit::Code(0) | Exit::Unknown)) => Beginning::Launch,
+        // A child that was never let through the gate is no run.
+        (Phase::Launching, Remains::Dead(exit))
+            if exit.is_at_the_gate() || exit == Exit::Unknown =>
+        {
+            Beginning::Launch
+        }
         (Phase::Delay, Remains::Dead(_) | Remains::None) => Beginning::Wait,
         (_, Remains::Alive) => Beginning::Adopt(None),
         (_, Remains::Dead(exit)) => Beginning::Judge(exit),
@@ -203,6 +207,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::backend::NOT_LET_THROUGH;
     use crate::supervise::ladder::Climb;
 
     const WANTED: [Option<Wanted>; 4] =
@@ -281,7 +286,9 @@ mod tests {
         use Beginning::{Adopt, Clear, Judge, Launch, Leave, Wait};
         for (phase, remains, expected) in [
             (Phase::Idle, Remains::None, Launch),
-            (Phase::Launching, Remains::Dead(Exit::Code(0)), Launch),
+            (Phase::Launching, Remains::Dead(Exit::Code(NOT_LET_THROUGH)), Launch),
+            (Phase::Launching, Remains::Dead(Exit::Unknown), Launch),
+            (Phase::Launching, Remains::Dead(Exit::Code(0)), Judge(Exit::Code(0))),
             (Phase::Launching, Remains::Dead(EXIT), Judge(EXIT)),
             (Phase::Launching, Remains::Alive, Adopt(None)),
             (Phase::Up, Remains::Alive, Adopt(None)),

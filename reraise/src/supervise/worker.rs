@@ -129,9 +129,12 @@ impl<B: ProcessBackend> Worker<B> {
                 self.feed(Input::LaunchFailed(error))?;
             }
             Event::Ended(id, exit) if self.is_main(id) && self.machine.is_alive() => {
-                // Adopted at the gate, which its launcher never opened: no run.
+                let exit = self.known(exit);
+                // Adopted at the gate, which its launcher never opened: no run. What counts as
+                // running has come through.
+                let is_unknown = exit == Exit::Unknown && *self.machine.state() != State::Running;
                 if std::mem::take(&mut self.is_gated)
-                    && matches!(exit, Exit::Code(0) | Exit::Unknown)
+                    && (exit.is_at_the_gate() || is_unknown)
                     && !self.is_ending()
                 {
                     let (config, history) = (self.machine.config.clone(), self.machine.history());
@@ -140,7 +143,6 @@ impl<B: ProcessBackend> Worker<B> {
                     self.slot.run = 0;
                     return self.feed(Input::Deadline);
                 }
-                let exit = self.known(exit);
                 self.note_death(exit);
                 self.others = None;
                 let alone = self.is_alone()?;

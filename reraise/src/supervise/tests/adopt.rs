@@ -4,8 +4,9 @@ use std::fs;
 
 use super::bench::{Bench, End, secs};
 use crate::backend::fake::{Behaviour, Offspring};
-use crate::backend::{Exit, ProcessId, Signal};
+use crate::backend::{Exit, NOT_LET_THROUGH, ProcessId, Signal};
 use crate::context::Context;
+use crate::history::deaths;
 use crate::record;
 use crate::slot::{self, Phase, Slot, SlotFile};
 use crate::supervise::begin::Task;
@@ -68,7 +69,11 @@ fn a_young_one_has_to_last_no_longer() {
 /// A service whose worker died after the fork: its child, which is still there,
 /// ends like that.
 fn gated(end: Behaviour) -> Bench {
-    let bench = Bench::new("", [Behaviour::waits()]);
+    gated_with("", end)
+}
+
+fn gated_with(keys: &str, end: Behaviour) -> Bench {
+    let bench = Bench::new(keys, [Behaviour::waits()]);
     fs::create_dir_all(&bench.files.own).unwrap();
     Context::keep(&bench.context(), &bench.files.file("context")).unwrap();
     Wanted::Up.write(&bench.files.own).unwrap();
@@ -83,7 +88,7 @@ fn gated(end: Behaviour) -> Bench {
 #[test]
 fn a_run_that_was_never_let_through_the_gate_was_none() {
     for hides in [false, true] {
-        let bench = gated(lasts(1, 0));
+        let bench = gated(lasts(1, NOT_LET_THROUGH));
         if hides {
             bench.fake.hide_exits();
         }
@@ -97,9 +102,28 @@ fn a_run_that_was_never_let_through_the_gate_was_none() {
     let bench = gated(lasts(1, 3));
     assert_eq!((bench.run(Task::Resume), bench.launches().len()), (failed, 0));
     // Nobody wants it any more.
-    let bench = gated(Behaviour::waits().ending_on(Signal::SIGTERM, secs(1), Exit::Code(0)));
+    let end = Exit::Code(NOT_LET_THROUGH);
+    let bench = gated(Behaviour::waits().ending_on(Signal::SIGTERM, secs(1), end));
     bench.ask(0, [STOP]);
     assert_eq!((bench.run(Task::Resume), bench.launches().len()), (STOPPED, 0));
+}
+
+#[test]
+fn a_run_that_was_let_through_just_before_its_worker_died_is_one() {
+    for (hides, exit) in [(false, Exit::Code(0)), (true, Exit::Unknown)] {
+        let bench = gated(lasts(20, 0));
+        if hides {
+            bench.fake.hide_exits();
+        }
+        assert_eq!(bench.run(Task::Resume), End::Quiet);
+        assert_eq!((bench.launches(), bench.slot().raised), (vec![20.0], 1));
+        assert_eq!(bench.slot().last, Some(exit));
+        assert_eq!(deaths::read_all(&bench.files.file("deaths")).len(), 1);
+    }
+    // What is done, however briefly it has lived, is not begun once more.
+    let bench = gated_with("config_restart=on-failure\nconfig_start_sec=0", lasts(20, 0));
+    let done = End::Over(Outcome::Done(Exit::Code(0)));
+    assert_eq!((bench.run(Task::Resume), bench.launches().len()), (done, 0));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use super::bench::{Bench, End, secs};
 use crate::backend::fake::{Behaviour, Offspring};
-use crate::backend::{Exit, Signal};
+use crate::backend::{Exit, NOT_LET_THROUGH, Signal};
 use crate::record::Phase;
 use crate::supervise::begin::Task;
 use crate::supervise::link::Request;
@@ -257,7 +257,8 @@ fn one_that_has_waited_at_the_gate_in_vain_is_not_the_last_run() {
         }
         gates += 1;
         // Its parent has left how it ended.
-        crate::slot::leave_status(&bench.files.file("exit"), slot.run, 0).unwrap();
+        crate::slot::leave_status(&bench.files.file("exit"), slot.run, NOT_LET_THROUGH << 8)
+            .unwrap();
         assert_eq!(bench.run(Task::Resume), End::Quiet, "{calls}");
         let record = bench.record().unwrap();
         assert_eq!((record.exit, record.more.unwrap().raised), (Some(3), 1), "{calls}");

@@ -57,6 +57,9 @@ enum Answer {
     End,
 }
 
+/// A new keeper that does not stay up is tried so often.
+const TRIES: u32 = 3;
+
 /// Runs `reraise upgrade`.
 pub(crate) fn run(setting: &Setting) -> Result<ExitCode, Fault> {
     let me = setting.dirs.uid();
@@ -71,8 +74,8 @@ pub(crate) fn run(setting: &Setting) -> Result<ExitCode, Fault> {
     let mut keeper = Keeper { stream, reader: Reader::default(), piddir: piddir.clone(), state };
     let program = std::path::absolute(&program)
         .map_err(|e| Fault::system(program.display(), "cannot be found", &e))?;
-    keeper.send(["upgrade".as_ref(), program.as_os_str(), version.build.as_ref()]);
-    let state = wait(&mut keeper, version, || check(&program, &piddir).ok())?;
+    keeper.ask(&program, &version);
+    let state = wait(&mut keeper, &program, version, || check(&program, &piddir).ok())?;
     let Some(state) = state else {
         console::line("keeper: skip (because it is of this build already)");
         return Ok(ExitCode::Ok);
@@ -206,6 +209,10 @@ impl Keeper {
         let _ = control::send(&self.stream, &Frame::new(words));
     }
 
+    fn ask(&self, program: &Path, version: &Version) {
+        self.send(["upgrade".as_ref(), program.as_os_str(), version.build.as_ref()]);
+    }
+
     fn hear(&mut self) -> io::Result<Answer> {
         self.stream.set_read_timeout(Some(BLINK))?;
         let mut last = None;
@@ -268,12 +275,13 @@ fn answer(frame: &Frame) -> Option<Answer> {
 /// is `installed` by then. `None`: they were before.
 fn wait(
     keeper: &mut Keeper,
+    program: &Path,
     mut wanted: Version,
     installed: impl Fn() -> Option<Version>,
 ) -> Result<Option<State>, Fault> {
     let begun = Instant::now();
     let mut progress = Progress::new();
-    let (mut has_ended, mut left) = (false, None);
+    let (mut has_ended, mut left, mut tries) = (false, None, 1);
     loop {
         let heard =
             keeper.hear().map_err(|e| Fault::system("keeper", "cannot be understood", &e))?;
@@ -286,6 +294,11 @@ fn wait(
                         wanted = now;
                         left = Some(state.left);
                         keeper.send(["version"]);
+                    }
+                    // Somebody may have killed it before it had replaced a worker.
+                    None if has_ended && tries < TRIES => {
+                        tries += 1;
+                        keeper.ask(program, &wanted);
                     }
                     None => {
                         progress.clear();

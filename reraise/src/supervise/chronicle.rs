@@ -135,7 +135,9 @@ impl<B: ProcessBackend> Worker<B> {
         let left = if is_found { self.when_left() } else { None };
         let ended = left.unwrap_or_else(now);
         let since = Duration::from_nanos(self.slot.since);
-        let late = Duration::from_micros((now() - ended).max(0).cast_unsigned());
+        // Of what is told at once, not even the moment until here.
+        let late = left.map_or(0, |left| (now() - left).max(0));
+        let late = Duration::from_micros(late.cast_unsigned());
         let lasted = match cause {
             Cause::Launch(_) => Duration::ZERO,
             _ => self.backend.now().saturating_sub(since).saturating_sub(late),

@@ -10,8 +10,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::getrlimit;
 
+use crate::backend::native;
 use crate::backend::{Environment, Limit, RUN_VARIABLE, run_entry};
 use crate::error::is_shortage;
 
@@ -50,18 +51,6 @@ pub fn is_kept_by_later(path: &Path) -> bool {
     is_later(&std::fs::read(path).unwrap_or_default())
 }
 
-/// The limits that are kept. What a system lacks is not in its list.
-const KEPT: &[Resource] = &[
-    #[cfg(target_os = "linux")]
-    Resource::RLIMIT_AS,
-    Resource::RLIMIT_CORE,
-    Resource::RLIMIT_CPU,
-    Resource::RLIMIT_DATA,
-    Resource::RLIMIT_FSIZE,
-    Resource::RLIMIT_NOFILE,
-    Resource::RLIMIT_STACK,
-];
-
 /// The present umask. It can only be read by setting it.
 #[must_use]
 pub fn umask() -> u32 {
@@ -82,7 +71,7 @@ impl Context {
     /// When the working directory is gone.
     pub fn current(dir: &Path, logdir: &Path) -> io::Result<Self> {
         let mut limits = Vec::new();
-        for &resource in KEPT {
+        for &resource in native::KEPT_LIMITS {
             let (soft, hard) = getrlimit(resource)?;
             let (soft, hard) = (wide(soft), wide(hard));
             limits.push(Limit { resource: resource as i32, soft, hard });
@@ -223,7 +212,7 @@ mod tests {
         let mut context = Context::current(Path::new("/d"), Path::new("/l")).unwrap();
         context.environment.push(OsString::from_vec(b"ODD=\xff\n=x".to_vec()));
         assert_eq!(Context::decode(&context.encode()), Some(context.clone()));
-        assert_eq!(context.limits.len(), KEPT.len());
+        assert_eq!(context.limits.len(), native::KEPT_LIMITS.len());
     }
 
     #[test]

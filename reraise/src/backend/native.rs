@@ -46,8 +46,8 @@ cfg_if::cfg_if! {
 
 pub use super::inherit::{close_all_but, inherited, set_inherited};
 pub use super::spawn::{
-    exec_beside, exit_now, fork_with, keep_only, note_ignored, note_stop, page_size, raise_limits,
-    set_groups,
+    KEPT_LIMITS, exec_beside, exit_now, fork_with, keep_only, note_ignored, note_stop, page_size,
+    raise_limits, set_groups,
 };
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, MOVES, Notify, Peephole, Process,

@@ -194,6 +194,19 @@ pub fn set_groups(groups: &[Gid]) -> io::Result<()> {
     Ok(Errno::result(answer).map(drop)?)
 }
 
+/// The limits of a `start` that are kept for its service. What a system lacks, or nix
+/// does not name there, is not in its list.
+pub const KEPT_LIMITS: &[Resource] = &[
+    #[cfg(target_os = "linux")]
+    Resource::RLIMIT_AS,
+    Resource::RLIMIT_CORE,
+    Resource::RLIMIT_CPU,
+    Resource::RLIMIT_DATA,
+    Resource::RLIMIT_FSIZE,
+    Resource::RLIMIT_NOFILE,
+    Resource::RLIMIT_STACK,
+];
+
 /// Allows us whatever we may allow ourselves (setrlimit(2)): what our caller was limited
 /// to is for the service that was started there. What the system refuses stays as it was.
 /// A file that grows too long is an error then, and no signal.

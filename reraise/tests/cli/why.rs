@@ -2,7 +2,6 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use nix::sys::signal::Signal;
 use reraise::backend::{Exit, LaunchError, Step};
@@ -313,7 +312,7 @@ impl Group {
         let name = format!("reraise-test-{}", std::process::id());
         [("memory", "memory.limit_in_bytes"), ("", "memory.max")].into_iter().find_map(
             |(top, limit)| {
-                let path = Path::new("/sys/fs/cgroup").join(top).join(&name);
+                let path = std::path::Path::new("/sys/fs/cgroup").join(top).join(&name);
                 fs::create_dir(&path).ok()?;
                 let group = Self(path);
                 fs::write(group.0.join(limit), "60000000").ok()?;

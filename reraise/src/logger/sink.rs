@@ -242,7 +242,7 @@ impl Sink {
         let is_old = logging.age.is_some_and(|age| {
             u128::try_from(time - self.begun).is_ok_and(|past| past >= age.as_micros())
         });
-        let is_left = |(again, _): &(i64, String)| (0..AGAIN).contains(&(again - time));
+        let is_left = |(again, _): &(i64, String)| (1..=AGAIN).contains(&(again - time));
         // Its index may not outgrow it.
         self.end > 0
             && (is_old || self.end.max(self.index_end) >= logging.size)

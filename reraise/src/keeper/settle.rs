@@ -82,8 +82,6 @@ pub(super) fn taken(holder: Holder) -> Fault {
     Fault::new(ExitCode::Failed, "keeper", what, advice)
 }
 
-/// Leaves the directory and the limits of whoever started us, and in the
-/// background their terminal.
 /// Many systems remove what nobody has touched for weeks from /var/tmp. tmpfiles.d(5)
 /// leaves a directory alone that somebody has locked with flock(2): everything of a
 /// service that runs for so long is still needed. Workers and logger do not inherit it.
@@ -92,6 +90,8 @@ pub(super) fn keep_from_ageing(piddir: &Path) -> Option<Flock<fs::File>> {
     Flock::lock(directory, FlockArg::LockSharedNonblock).ok()
 }
 
+/// Leaves the directory and the limits of whoever started us, and in the
+/// background their terminal.
 pub(super) fn leave_caller(state: &Path, is_foreground: bool) -> io::Result<()> {
     if is_foreground {
         messages::say_to_foreground();

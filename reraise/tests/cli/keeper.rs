@@ -35,6 +35,20 @@ fn a_worker_that_fails_is_no_silence() {
 }
 
 #[test]
+fn what_a_keeper_says_does_not_grow_without_end() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    s.up("web");
+    let messages = s.state().join("messages");
+    fs::OpenOptions::new().write(true).open(&messages).unwrap().set_len(20 << 20).unwrap();
+    // It says that it goes on.
+    signal(s.keeper(), Signal::SIGCONT);
+    wait_for("it to begin anew", || fs::metadata(&messages).unwrap().len() < 1000);
+    assert!(s.messages().contains("goes on"));
+    s.ok(&["stop", "web"]);
+}
+
+#[test]
 fn nobody_takes_what_a_keeper_uses_for_old() {
     let s = Sandbox::new();
     s.script("web", SLEEPER);

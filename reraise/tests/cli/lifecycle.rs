@@ -44,7 +44,11 @@ fn start_waits_no_longer_than_it_was_told() {
     // A busy machine comes back later, and says so.
     let (_, after) = done.err.split_once("web: has not started successfully after ").unwrap();
     let (seconds, advice) = after.split_once(" s\n    ").unwrap();
-    assert!(seconds.parse::<f64>().unwrap() >= 0.2 && !advice.is_empty(), "{}", done.err);
+    assert!(
+        (0.2..5.0).contains(&seconds.parse::<f64>().unwrap()) && !advice.is_empty(),
+        "{}",
+        done.err
+    );
     // It is still being tried.
     assert_eq!(s.status("web"), "starting");
     for wrong in ["--wait=-1", "--wait=nan", "--wait=x", "--wait=1e300"] {

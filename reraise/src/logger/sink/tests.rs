@@ -41,6 +41,20 @@ fn it_goes_on_where_the_file_ends() {
 use crate::backend::Exit;
 
 #[test]
+fn the_index_knows_times_to_ten_milliseconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sink = Sink::open(&place(&dir), 0).unwrap();
+    for time in [0, 4_000, 9_999, 10_000, 19_000, 25_000] {
+        let before = sink.end();
+        sink.write(b"word\n").unwrap();
+        sink.mark_output(before, time, 7).unwrap();
+    }
+    let found = index::read(&sink.path()).unwrap();
+    let found: Vec<_> = found.iter().map(|entry| (entry.offset, entry.time)).collect();
+    assert_eq!(found, [(0, 0), (15, 10_000), (25, 25_000)]);
+}
+
+#[test]
 fn a_rotation_that_is_cut_short_is_finished() {
     let dir = tempfile::tempdir().unwrap();
     let place = place(&dir);

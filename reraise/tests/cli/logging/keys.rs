@@ -80,6 +80,9 @@ fn log_size_and_log_keep_and_log_total() {
     wait_for("three whole files", || lengths().is_ok_and(|lengths| lengths == [100; 3]));
     // Files and what belongs to them: three, current, and an index for each.
     wait_for("the rest to be pruned", || fs::read_dir(echo.log()).unwrap().count() <= 8);
+    // Without another rotation.
+    echo.edit("config_log_size=10M\nconfig_log_keep=1");
+    echo.say_until("word", |e| rotated(&e.log()).len() == 1);
     echo.edit("config_log_size=100\nconfig_log_keep=10\nconfig_log_total=250");
     echo.say_until(&line, |e| rotated(&e.log()).len() == 2);
     echo.edit("config_log_size=1k\nconfig_log_keep=0");

@@ -39,7 +39,7 @@ pub(super) struct Logger {
     again: Option<Duration>,
     /// It was told that it is not needed any more, and may take until then.
     leaving: Option<Duration>,
-    /// One that a keeper before us has left; it ends when ours takes over.
+    /// Our child as well, from before; it ends when the other takes over.
     former: Option<i32>,
 }
 
@@ -56,10 +56,17 @@ impl Logger {
 }
 
 impl Keeper {
-    /// Takes note of a logger that is there already: as our child it is no orphan of
-    /// any service.
+    /// Takes note of a logger that is our child already: it is no orphan of any
+    /// service. That of another keeper ends unseen, and its pid may come to mean a
+    /// service's.
     pub(super) fn find_former_logger(&mut self) {
-        if let Ok(Holder::Pid(pid)) = lock::holder_of(&lock_in(&self.command.state), lock::ALIVE) {
+        let is_ours = |pid| {
+            let ours = native::children(std::process::id().cast_signed());
+            ours.is_ok_and(|ours| ours.contains(&pid))
+        };
+        if let Ok(Holder::Pid(pid)) = lock::holder_of(&lock_in(&self.command.state), lock::ALIVE)
+            && is_ours(pid)
+        {
             self.logger.former = Some(pid);
         }
     }

@@ -137,7 +137,7 @@ pub(super) fn run_with(
     pid: i32,
 ) -> Option<u64> {
     let slot = current_slot(&Files::of(&keeper.piddir, me, name), place)?;
-    (slot.pid == pid && slot.run != 0 && slot.phase.has_run()).then_some(slot.run)
+    is_main(&slot, pid).then_some(slot.run)
 }
 
 /// The same when the service is not known either.
@@ -147,10 +147,18 @@ pub(super) fn run_of(
     place: Place,
     pid: i32,
 ) -> Option<(ServiceName, u64)> {
-    names(keeper).ok()?.into_iter().find_map(|name| {
-        let run = run_with(keeper, me, place, &name, pid)?;
-        Some((name, run))
-    })
+    let slots = names(keeper).ok()?.into_iter().filter_map(|name| {
+        let slot = current_slot(&Files::of(&keeper.piddir, me, &name), place)?;
+        is_main(&slot, pid).then_some((name, slot))
+    });
+    let (name, slot) = slots.max_by_key(|(_, slot)| slot.born)?;
+    Some((name, slot.run))
+}
+
+/// Whether the slot's run has this pid. One of which only remnants are left has lost it,
+/// and another service's run may have got it; identities grow with time.
+fn is_main(slot: &Slot, pid: i32) -> bool {
+    slot.pid == pid && slot.run != 0 && slot.phase.has_run()
 }
 
 /// What these children of ours are, where that is known; `dead` has what belongs to
@@ -168,7 +176,14 @@ pub(super) fn assign(
         .filter_map(|n| Some((n, current_slot(&Files::of(&keeper.piddir, me, n), place)?)))
         .collect();
     // Thousands may have come at once.
-    let by_pid: HashMap<i32, usize> = (0..).zip(&slots).map(|(i, (_, s))| (s.pid, i)).collect();
+    let mut by_pid: HashMap<i32, usize> = HashMap::new();
+    for (i, (_, slot)) in (0..).zip(&slots) {
+        let at = by_pid.entry(slot.pid).or_insert(i);
+        if slot.born > slots[*at].1.born {
+            // The former one has ended, and lost its pid.
+            *at = i;
+        }
+    }
     let by_run: HashMap<u64, usize> = (0..).zip(&slots).map(|(i, (_, s))| (s.run, i)).collect();
     let mut found = Vec::new();
     for &pid in children {
@@ -299,6 +314,15 @@ mod tests {
         let found = assign(&scene.keeper(), scene.me, HERE, &[main.pid()], &adopted, Some(&two));
         let main = ProcessId { pid: main.pid(), born };
         assert_eq!(found, [(main, Child::Main(one.clone()))]);
+        // A run that has ended had this pid before, and is still in its slot.
+        for name in ["a", "z"] {
+            let stale = Slot { phase: Phase::Clearing, born: born - 1, run: 9, ..slot };
+            let adopted = [one.clone(), scene.service(name, stale)];
+            let found = assign(&scene.keeper(), scene.me, HERE, &[main.pid], &adopted, None);
+            assert_eq!(found, [(main, Child::Main(one.clone()))]);
+            let run = run_of(&scene.keeper(), scene.me, HERE, main.pid);
+            assert_eq!(run, Some((one.clone(), 7)));
+        }
         // Another one had this pid.
         scene.service("one", Slot { born: born + 1, ..slot });
         let found = assign(&scene.keeper(), scene.me, HERE, &[main.pid], &adopted, None);

@@ -23,7 +23,7 @@ use crate::supervise::link::Link;
 use crate::supervise::machine::{Input, Machine, Outcome};
 use crate::supervise::news::News;
 pub use crate::supervise::plan::Task;
-use crate::supervise::plan::{Beginning, Remains, plan};
+use crate::supervise::plan::{Beginning, Remains, plan, was_run};
 use crate::supervise::policy::{self, History};
 use crate::supervise::publish::Unwritten;
 use crate::supervise::strays;
@@ -260,11 +260,9 @@ impl<B: ProcessBackend> Worker<B> {
         let since = Duration::from_nanos(self.slot.since);
         let config = self.machine.config.clone();
         let seed = self.slot.run;
+        let is_none = matches!(remains, Remains::Dead(exit) if !was_run(self.slot.phase, exit));
         let last = match remains {
-            // One that was never let through the gate was no run.
-            Remains::Dead(exit) if self.slot.phase == Phase::Launching && exit.is_at_the_gate() => {
-                self.slot.last
-            }
+            Remains::Dead(_) if is_none => self.slot.last,
             Remains::Dead(exit) => Some(exit),
             Remains::Alive | Remains::None => self.slot.last,
         };
@@ -328,8 +326,7 @@ impl<B: ProcessBackend> Worker<B> {
                 self.feed(Input::Deadline)
             }
             Beginning::Launch => {
-                if self.slot.phase == Phase::Launching {
-                    // It was never let through the gate, and is no run.
+                if is_none {
                     self.slot.run = 0;
                 }
                 // What the policy remembers is forgotten by a start alone.

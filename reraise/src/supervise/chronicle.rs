@@ -6,14 +6,14 @@
 use std::fs;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::backend::{Exit, LaunchError, ProcessBackend};
+use crate::backend::{Exit, LaunchError, ProcessBackend, Step};
 use crate::history::asked::Asked;
 use crate::history::deaths::{self, Cause, Death};
 use crate::history::events::{self, Kind, exit_word, now};
 use crate::paths::Files;
 use crate::slot::{Phase, left_status, left_usage};
 use crate::supervise::machine::{Input, Outcome, State};
-use crate::supervise::plan::{Beginning, Remains, Task};
+use crate::supervise::plan::{Beginning, Remains, Task, was_run};
 use crate::supervise::worker::{Worker, nanoseconds, run_number};
 
 /// As much of a state as tells whether another one has begun.
@@ -111,9 +111,15 @@ impl<B: ProcessBackend> Worker<B> {
     }
 
     /// There was not even a process that could have executed it. The last run has its
-    /// own death, so that this is one of another.
+    /// own death, so that this is one of another. A shortage that lasts is noted once:
+    /// it would be all that is remembered.
     pub(super) fn note_unlaunched(&mut self, error: LaunchError) {
         self.record_death();
+        let last = deaths::read_all(&self.files.file("deaths")).pop();
+        let is_same = last.is_some_and(|death| death.cause == Cause::Launch(error));
+        if error.step == Step::Fork && is_same {
+            return;
+        }
         let now = now();
         self.unrecorded = Some(Box::new(Death {
             number: 0,
@@ -212,10 +218,7 @@ impl<B: ProcessBackend> Worker<B> {
             _ => self.asked = self.link.take_asked(),
         }
         if let Remains::Dead(exit) = remains {
-            // At the gate, which its launcher never opened: no run.
-            let is_run = self.slot.phase != Phase::Launching
-                || !(exit.is_at_the_gate() || exit == Exit::Unknown);
-            if is_run && !self.slot.is_remnant {
+            if was_run(self.slot.phase, exit) && !self.slot.is_remnant {
                 self.note_found(exit, task);
             }
         }

@@ -82,6 +82,14 @@ pub enum Beginning {
     Leave(Outcome),
 }
 
+/// Whether what ended so was a run: a child that its launcher never let through the gate
+/// was none. Where its launcher has died just then and nobody knows how it ended, it is
+/// taken for that.
+#[must_use]
+pub fn was_run(phase: Phase, exit: Exit) -> bool {
+    phase != Phase::Launching || !(exit.is_at_the_gate() || exit == Exit::Unknown)
+}
+
 /// Decides how to begin.
 #[must_use]
 pub fn plan(task: &Task, wanted: Option<Wanted>, phase: Phase, remains: Remains) -> Beginning {
@@ -136,12 +144,7 @@ fn resume(wanted: Option<Wanted>, phase: Phase, remains: Remains) -> Beginning {
         (_, Remains::None) if is_down => Beginning::Leave(Outcome::Stopped),
         (Phase::Restarting, Remains::Alive) => Beginning::Adopt(Some(Input::Restart)),
         (Phase::Restarting, Remains::Dead(_)) => Beginning::Launch,
-        // A child that was never let through the gate is no run.
-        (Phase::Launching, Remains::Dead(exit))
-            if exit.is_at_the_gate() || exit == Exit::Unknown =>
-        {
-            Beginning::Launch
-        }
+        (_, Remains::Dead(exit)) if !was_run(phase, exit) => Beginning::Launch,
         (Phase::Delay, Remains::Dead(_) | Remains::None) => Beginning::Wait,
         (_, Remains::Alive) => Beginning::Adopt(None),
         (_, Remains::Dead(exit)) => Beginning::Judge(exit),

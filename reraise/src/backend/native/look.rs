@@ -17,13 +17,13 @@ impl Native {
     /// The members of a tree, see [`ProcessBackend::members`].
     pub(super) fn members_of(&mut self, tree: &Tree) -> io::Result<Vec<ProcessId>> {
         let is_proven = tree.is_ours && self.keeps_orphans;
-        let (mut is_second, mut others) = (false, None);
+        let (mut is_second, mut has_spared) = (false, false);
         for _ in 0..LOOKS {
-            let first = self.look(tree, &mut others)?;
+            let first = self.look(tree, &mut has_spared)?;
             if first.is_empty() {
                 // A look at all processes can miss one that is forking away; that
                 // we have no child proves nothing where some are spared.
-                if is_proven && others.is_none() || std::mem::replace(&mut is_second, true) {
+                if is_proven && !has_spared || std::mem::replace(&mut is_second, true) {
                     return Ok(Vec::new());
                 }
                 continue;
@@ -34,8 +34,8 @@ impl Native {
             }
             // Between look and identification a pid may have passed to a
             // stranger. Whoever a second look finds there was not one, or is
-            // gone by now.
-            let second = self.look(tree, &mut others)?;
+            // gone by now. It also knows who has become a supervisor meanwhile.
+            let second = self.look(tree, &mut has_spared)?;
             members.retain(|m| second.contains(&m.pid));
             if !members.is_empty() {
                 return Ok(members);
@@ -45,17 +45,17 @@ impl Native {
     }
 
     /// The pids of the tree as one look finds them, without those that are to
-    /// be spared; `others` are these when they were asked for.
-    fn look(&mut self, tree: &Tree, others: &mut Option<Vec<i32>>) -> io::Result<Vec<i32>> {
+    /// be spared, who are asked for anew: `reraise start` in a service's script makes
+    /// a keeper out of a member of its tree.
+    fn look(&mut self, tree: &Tree, has_spared: &mut bool) -> io::Result<Vec<i32>> {
         let mut found = self.look_at_all(tree)?;
         let leader = tree.main.pid;
         let is_stranger = |&pid: &i32| pid != leader && !is_in_session(pid, leader);
-        if let (None, Some(ask)) = (&others, &self.others)
-            && found.iter().any(is_stranger)
-        {
-            *others = Some(ask());
-        }
-        for &other in others.iter().flatten() {
+        let Some(ask) = self.others.as_ref().filter(|_| found.iter().any(is_stranger)) else {
+            return Ok(found);
+        };
+        *has_spared = true;
+        for other in ask() {
             if found.contains(&other) {
                 let below = sys::descendants(other)?;
                 found.retain(|pid| *pid != other && !below.contains(pid));

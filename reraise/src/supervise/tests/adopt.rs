@@ -127,6 +127,22 @@ fn a_run_that_was_let_through_just_before_its_worker_died_is_one() {
 }
 
 #[test]
+fn a_restart_counts_one_that_has_ended_just_after_its_gate() {
+    for (code, raised, exit) in [(3, 1, Some(3)), (NOT_LET_THROUGH, 0, None)] {
+        let bench = gated(Behaviour::waits());
+        // It is gone, and its parent has left how it ended.
+        let file = SlotFile::open(&bench.files.file("run")).unwrap();
+        file.write(&Slot { born: 1, ..bench.slot() }).unwrap();
+        slot::leave_status(&bench.files.file("exit"), 9, code << 8).unwrap();
+        assert_eq!(bench.run(Task::Restart), End::Quiet);
+        assert_eq!((bench.launches().len(), bench.slot().raised), (1, raised));
+        assert_eq!(bench.record().unwrap().exit, exit);
+        let deaths = deaths::read_all(&bench.files.file("deaths"));
+        assert_eq!(deaths.len(), usize::from(exit.is_some()));
+    }
+}
+
+#[test]
 fn what_a_later_version_has_written_is_refused_and_the_run_left_alone() {
     let bench = Bench::new("", [Behaviour::waits()]);
     crashed(&bench, 15, Phase::Up);

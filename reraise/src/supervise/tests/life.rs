@@ -9,6 +9,7 @@ use super::bench::{Bench, End, secs, write_script};
 use crate::backend::fake::Behaviour;
 use crate::backend::{Exit, LaunchError, Output, Signal, Step};
 use crate::control::Reader;
+use crate::history::deaths::{self, Cause};
 use crate::record::Phase;
 use crate::slot;
 use crate::supervise::begin::Task;
@@ -199,6 +200,11 @@ fn a_shortage_of_processes_is_waited_out() {
         let slot = bench.slot();
         assert_eq!((slot.started, slot.failures), (true, 0));
         assert_eq!(bench.record().unwrap().phase, Phase::Run);
+        // It does not push out what was remembered.
+        let deaths = deaths::read_all(&bench.files.file("deaths"));
+        assert_eq!(deaths.len(), 2);
+        assert_eq!(deaths[0].exit, Exit::Code(1));
+        assert!(matches!(deaths[1].cause, Cause::Launch(e) if e.errno == errno));
     }
 }
 

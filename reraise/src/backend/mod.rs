@@ -9,8 +9,10 @@
 mod environment;
 pub mod fake;
 mod inherit;
+mod limits;
 pub mod native;
 pub mod place;
+mod signals;
 mod spawn;
 mod tree;
 

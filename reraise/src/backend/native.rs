@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::geteuid;
 
+use super::signals;
 use super::spawn::{self, Cradle};
 use super::{
     Elevation, Event, Exit, Launch, LaunchError, Owner, ProcessBackend, ProcessId, RUN_VARIABLE,
@@ -45,9 +46,10 @@ cfg_if::cfg_if! {
 }
 
 pub use super::inherit::{close_all_but, inherited, set_inherited};
+pub use super::limits::{KEPT_LIMITS, raise_limits};
+pub use super::signals::note_ignored;
 pub use super::spawn::{
-    KEPT_LIMITS, exec_beside, exit_now, fork_with, keep_only, note_ignored, note_stop, page_size,
-    raise_limits, set_groups,
+    exec_beside, exit_now, fork_with, keep_only, note_stop, page_size, set_groups,
 };
 pub use sys::{
     Event as QueueEvent, EventQueue, KEEPS_ORPHANS, MOVES, Notify, Peephole, Process,
@@ -166,7 +168,7 @@ impl Native {
         if !leaves_reaping {
             all.push(Signal::SIGCHLD);
         }
-        spawn::keep_zombies();
+        signals::keep_zombies();
         let queue = EventQueue::new(&all)?;
         let keeps_orphans = become_subreaper()?;
         let mut native = Self {

@@ -21,18 +21,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, write};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, read, setsid};
 
-use super::{Launch, LaunchError, Limit, NOT_LET_THROUGH, Output, Step, Usage};
+use super::{Launch, LaunchError, NOT_LET_THROUGH, Output, Step, Usage, limits, signals};
 
 /// Where the child holds its end of the socket: the first after the standard
 /// three, so that one call closes all others.
@@ -40,13 +37,6 @@ const CHANNEL: RawFd = 3;
 /// What a shell says for a command that could not be run. Nobody sees it: the
 /// report says more.
 const CANNOT_RUN: i32 = 127;
-/// Up to the highest signal number of every system; for those that do not exist
-/// `sigaction(2)` only says so.
-const SIGNAL_NUMBERS: std::ops::RangeInclusive<i32> = 1..=128;
-/// A bit for each signal that is ignored here, from 1 on: those that the child must
-/// give up, since `execve(2)` resets handlers only.
-static IGNORED: [AtomicU64; 2] = [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)];
-
 /// What a child uses of our memory until it has become its program or is gone. It
 /// is told when that is so; dropped before, it would stay where it is for ever.
 pub(super) struct Cradle(NonNull<Contents>);
@@ -194,50 +184,6 @@ pub fn set_groups(groups: &[Gid]) -> io::Result<()> {
     Ok(Errno::result(answer).map(drop)?)
 }
 
-/// The limits of a `start` that are kept for its service. What a system lacks, or nix
-/// does not name there, is not in its list.
-pub const KEPT_LIMITS: &[Resource] = &[
-    #[cfg(target_os = "linux")]
-    Resource::RLIMIT_AS,
-    Resource::RLIMIT_CORE,
-    Resource::RLIMIT_CPU,
-    Resource::RLIMIT_DATA,
-    Resource::RLIMIT_FSIZE,
-    Resource::RLIMIT_NOFILE,
-    Resource::RLIMIT_STACK,
-];
-
-/// Allows us whatever we may allow ourselves (setrlimit(2)): what our caller was limited
-/// to is for the service that was started there. What the system refuses stays as it was.
-/// A file that grows too long is an error then, and no signal.
-pub fn raise_limits() {
-    for resource in [
-        Resource::RLIMIT_NOFILE,
-        Resource::RLIMIT_FSIZE,
-        Resource::RLIMIT_CPU,
-        Resource::RLIMIT_DATA,
-        #[cfg(target_os = "linux")]
-        Resource::RLIMIT_AS,
-    ] {
-        let Ok((soft, hard)) = getrlimit(resource) else { continue };
-        let raise = |to| setrlimit(resource, to, hard).is_ok();
-        if !raise(hard) && resource == Resource::RLIMIT_NOFILE {
-            raise(instead_of(soft, hard));
-        }
-    }
-    // SAFETY: no handler is installed.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-}
-
-/// The soft limit where the hard one is refused for it: macOS gives "unlimited" for
-/// the latter, and for the former takes min(`OPEN_MAX`, hard) only (setrlimit(2),
-/// COMPATIBILITY) in the kernels that do not cut it themselves.
-fn instead_of(soft: rlim_t, hard: rlim_t) -> rlim_t {
-    /// sys/syslimits.h of macOS.
-    const OPEN_MAX: rlim_t = 10_240;
-    hard.min(OPEN_MAX).max(soft)
-}
-
 /// The length of a page of memory (sysconf(3)).
 #[must_use]
 pub fn page_size() -> usize {
@@ -315,37 +261,6 @@ pub fn note_stop(pid: i32) {
     unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, flags) };
 }
 
-/// Who starts us may have ignored SIGCHLD, and then the kernel would reap our
-/// children for us and no exit code would ever be known.
-pub(super) fn keep_zombies() {
-    set_default(Signal::SIGCHLD as i32);
-}
-
-/// Looks which signals we ignore, std's SIGPIPE and whatever our caller did, so that
-/// neither we nor our forks ask again for each launch. Nothing here changes it
-/// later but `keep_zombies`, to the default.
-pub fn note_ignored() {
-    for (word, ignored) in IGNORED.iter().enumerate() {
-        let is_ignored =
-            |bit: &u32| is_ignored(*SIGNAL_NUMBERS.start() + (word * 64) as i32 + *bit as i32);
-        let bits = (0..u64::BITS).filter(is_ignored).fold(0, |bits, bit| bits | 1 << bit);
-        ignored.store(bits, Ordering::Relaxed);
-    }
-}
-
-fn is_ignored(signal: i32) -> bool {
-    // SAFETY: all-zero is a valid structure.
-    let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: nothing is changed, and the pointer is to a live structure.
-    let answer = unsafe { libc::sigaction(signal, ptr::null(), &raw mut old) };
-    answer == 0 && old.sa_sigaction == libc::SIG_IGN
-}
-
-fn set_default(signal: i32) {
-    // SAFETY: no handler is installed, only taken away.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
-}
-
 /// A [`Launch`] in the shape that the system calls want.
 struct Plan {
     /// These two end with a null pointer and point into the `Launch`.
@@ -386,7 +301,10 @@ impl Plan {
         super::native::close_from(CHANNEL + 1);
         // Done while our parent writes the run down, which is the longer: a wait at
         // the gate would be a further switch between processes.
-        self.give_up_signals();
+        signals::give_up();
+        if let Some(mode) = self.umask {
+            umask(mode);
+        }
         let settled = self.settle_in();
         if !is_let_through(&channel) {
             exit(NOT_LET_THROUGH);
@@ -401,19 +319,6 @@ impl Plan {
         exit(CANNOT_RUN)
     }
 
-    fn give_up_signals(&self) {
-        for (signal, at) in SIGNAL_NUMBERS.zip(0..) {
-            if IGNORED[at / 64].load(Ordering::Relaxed) >> (at % 64) & 1 != 0 {
-                set_default(signal);
-            }
-        }
-        // After the dispositions: what is pending now has its default effect.
-        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-        if let Some(mode) = self.umask {
-            umask(mode);
-        }
-    }
-
     /// Directory, output and limits.
     fn settle_in(&self) -> Result<(), (Step, Errno)> {
         chdir(self.directory.as_c_str()).map_err(|e| (Step::Directory, e))?;
@@ -422,7 +327,7 @@ impl Plan {
         }
         // Last, so that a limit on descriptors does not hit the lines above.
         for limit in &self.launch.limits {
-            set_limit(*limit).map_err(|e| (Step::Limits, e))?;
+            limits::set(*limit).map_err(|e| (Step::Limits, e))?;
         }
         Ok(())
     }
@@ -500,38 +405,7 @@ fn drop_above_standard(file: OwnedFd) {
     }
 }
 
-fn set_limit(limit: Limit) -> nix::Result<()> {
-    let value = libc::rlimit { rlim_cur: number(limit.soft), rlim_max: number(limit.hard) };
-    // SAFETY: the pointer is to a live structure.
-    let answer = unsafe { libc::setrlimit(limit.resource as _, &raw const value) };
-    Errno::result(answer).map(drop)
-}
-
-/// A limit as this system writes it; above its infinity is infinity.
-fn number(limit: u64) -> rlim_t {
-    const INFINITY: i128 = libc::RLIM_INFINITY as i128;
-    i128::from(limit).min(INFINITY) as rlim_t
-}
-
 fn exit(code: i32) -> ! {
     // SAFETY: this process has nothing to clean up.
     unsafe { libc::_exit(code) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_limit_that_is_refused_is_not_lowered_instead() {
-        let infinity = libc::RLIM_INFINITY;
-        for (soft, hard, expected) in [
-            (256, infinity, 10_240),
-            (256, 4096, 4096),
-            (20_000, infinity, 20_000),
-            (infinity, infinity, infinity),
-        ] {
-            assert_eq!(instead_of(soft, hard), expected, "{soft} of {hard}");
-        }
-    }
 }

@@ -25,7 +25,7 @@ use reraise::wanted::Wanted;
 use reraise::words;
 
 use super::select::{Selection, select};
-use super::status::{Seen, State, look};
+use super::state::{Seen, State, look};
 use super::{Setting, console, elevate};
 use line::Line;
 pub(crate) use line::context;

@@ -14,7 +14,7 @@ use reraise::service::Entry;
 
 use super::act::others;
 use super::select::select;
-use super::status::{State, look};
+use super::state::{State, look};
 use super::{Setting, console, elevate};
 
 pub(crate) fn run(setting: &Setting, patterns: &[OsString]) -> Result<ExitCode, Fault> {

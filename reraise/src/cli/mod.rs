@@ -19,6 +19,7 @@ mod paste;
 mod rotate;
 mod select;
 mod skeleton;
+mod state;
 mod status;
 mod up;
 mod upgrade;

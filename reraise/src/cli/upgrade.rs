@@ -17,7 +17,7 @@ use reraise::supervise::link;
 
 use super::console::{self, Progress};
 use super::select::select;
-use super::{Setting, client, status};
+use super::{Setting, client, state};
 
 /// What to say of a program that cannot be used.
 const UNCHANGED: &str = "nothing was changed; install one that works, then try again";
@@ -94,7 +94,7 @@ fn adopted(setting: &Setting) -> Result<(), Fault> {
         let is_left = |name: &&ServiceName| {
             let entry = found.services.get(*name).and_then(Option::as_ref);
             entry.is_none_or(|e| e.uid == setting.dirs.uid())
-                && status::look(setting, name, entry).is_unwatched
+                && state::look(setting, name, entry).is_unwatched
         };
         let Some(name) = found.services.keys().find(is_left) else { return Ok(()) };
         if begun.elapsed() > PATIENCE {

@@ -17,7 +17,7 @@ use super::Verb;
 use super::pending::Settled;
 use crate::cli::Setting;
 use crate::cli::console;
-use crate::cli::status::Seen;
+use crate::cli::state::Seen;
 
 /// Does it to a service of the shell version.
 pub(super) fn legacy(

@@ -12,7 +12,7 @@ use reraise::words;
 
 use super::Verb;
 use crate::cli::client::Word;
-use crate::cli::status::Seen;
+use crate::cli::state::Seen;
 
 /// See the module.
 pub(super) struct Pending {

@@ -18,7 +18,7 @@ use super::line::Line;
 use super::pending::Pending;
 use super::wanted;
 use crate::cli::select::{self, Selection};
-use crate::cli::status::{Seen, State};
+use crate::cli::state::{Seen, State};
 use crate::cli::{Setting, console};
 
 /// What was named; otherwise whatever has ever been started, and the services of

@@ -10,7 +10,7 @@ use reraise::wanted::Wanted;
 
 use super::findings::Findings;
 use crate::cli::select::select;
-use crate::cli::status::{Seen, State, look};
+use crate::cli::state::{Seen, State, look};
 use crate::cli::{Setting, upgrade};
 
 /// Checks the keeper and every service.

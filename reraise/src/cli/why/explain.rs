@@ -12,7 +12,7 @@ use reraise::wanted::Wanted;
 
 use super::facts::Facts;
 use super::pattern;
-use crate::cli::status::State;
+use crate::cli::state::State;
 use crate::cli::{asker, clock};
 
 /// What is said about a service.

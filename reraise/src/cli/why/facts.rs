@@ -26,7 +26,7 @@ use reraise::supervise::launch;
 use reraise::wanted::Wanted;
 use reraise::words;
 
-use crate::cli::status::{State, look};
+use crate::cli::state::{State, look};
 use crate::cli::{Setting, act, deaths, paste};
 
 /// See the module.

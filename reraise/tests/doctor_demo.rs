@@ -170,6 +170,9 @@ fn doctor_says_what_is_wrong_and_how_to_mend_it() {
     home.script("bad", "#!/no/such/sh\n");
     home.script("conf", "#!/bin/sh\nconfig_strat_sec=3\n");
     home.script("two words", "#!/bin/sh\n");
+    for name in ["one", "other"] {
+        home.script(name, "#!/bin/sh\nconfig_log=/var/log/both\n");
+    }
     symlink("nowhere", home.path("d/lost")).unwrap();
     fs::create_dir_all(home.path("d/runit/log")).unwrap();
     home.script("runit/run", "#!/bin/sh\nexec sleep 1000\n");
@@ -183,6 +186,7 @@ fn doctor_says_what_is_wrong_and_how_to_mend_it() {
         "line 2: config_strat_sec: unknown key\n    did you mean config_start_sec?\n",
         "warning: two words: cannot be a service: service name contains a space\n    rename",
         "problem: lost: is a symbolic link to nothing\n",
+        "problem: other: its config_log is that of one as well: /var/log/both\n    give each",
         "warning: runit: log of its directory is not honoured\n    the output goes to",
         "/p: can be changed by other users\n    close it: chmod go-w",
         "/l: is not a directory\n    name another one: --logdir DIR\n",

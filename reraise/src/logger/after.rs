@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::SigSet;
 
-use super::sink;
+use super::rotated;
 use crate::backend::Environment;
 use crate::context::Context;
 use crate::messages;
@@ -77,7 +77,7 @@ impl After {
             if is_busy || self.running.len() >= AT_ONCE {
                 self.waiting.push_back(task);
             } else {
-                let files = sink::todo(&task.directory).into();
+                let files = rotated::todo(&task.directory).into();
                 self.begin(task, files);
             }
         }
@@ -103,9 +103,9 @@ impl Running {
         match self.child.try_wait() {
             Ok(None) => return false,
             Ok(Some(status)) if status.success() => {
-                let _ = fs::remove_file(sink::todo_of(&self.file));
+                let _ = fs::remove_file(rotated::todo_of(&self.file));
                 if !self.task.is_kept {
-                    let _ = sink::forget(&self.file);
+                    let _ = rotated::forget(&self.file);
                 }
             }
             Ok(Some(status)) => self.complain(&status.to_string()),

@@ -18,7 +18,8 @@
 //! | [`serve`] | the loop |
 //! | `stream` | one service: which run is speaking |
 //! | `side`, `flow` | one log: from the pipe to the disk, and what if that fails |
-//! | `sink`, `stage`, [`stamp`] | files: the log, what is on its way there, times |
+//! | `sink`, `rotated` | the log on disk, and what it was before |
+//! | `stage`, [`stamp`] | what is on its way there, and the times before its lines |
 //! | [`rules`] | what the script says, and which files go |
 //! | [`index`], [`names`] | the format of a log directory |
 //! | `after`, [`report`], [`request`] | `config_log_after`; what was lost; `reraise rotate` |
@@ -31,6 +32,7 @@ pub mod names;
 pub mod pipes;
 pub mod report;
 pub mod request;
+mod rotated;
 pub mod rules;
 pub mod serve;
 mod side;

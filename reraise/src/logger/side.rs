@@ -8,19 +8,20 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::flow::{discard, to_line_end};
 use super::index::Mark;
 use super::names;
 use super::pipes::Side as Which;
 use super::report::Report;
+use super::rotated;
 use super::rules::{Place, Rules};
-use super::sink::{self, Sink};
+use super::sink::Sink;
 use super::stage::{self, Head, Stage};
 use crate::backend::Exit;
 use crate::backend::native::{self, Peephole};
-use crate::config::{LogFull, LogTime, Logging};
+use crate::config::{LogFull, LogTime};
 use trouble::Trouble;
 
 /// Bytes of one step, and of one turn among all services.
@@ -30,6 +31,9 @@ pub(super) const BUDGET: usize = 8 << 20;
 const BUSY: usize = 32 << 10;
 /// What it then holds.
 const LARGE: i32 = 1 << 20;
+
+/// How often a log is looked at that is old and was not rotated.
+const OLD: Duration = Duration::from_secs(1);
 
 /// What all logs share: buffers, which are there while output flows.
 #[derive(Debug, Default)]
@@ -76,6 +80,14 @@ impl Moment {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { wall: wall.as_micros() as i64, now: Instant::now() }
     }
+}
+
+/// Whose turn it is, by what rules, and when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn<'a> {
+    pub(super) run: u64,
+    pub(super) rules: &'a Rules,
+    pub(super) moment: Moment,
 }
 
 /// See the module.
@@ -180,7 +192,7 @@ impl Side {
             if rules.logging.after.is_some()
                 && let Some(place) = self.place(rules)
             {
-                self.has_rotated |= !sink::todo(&place.directory).is_empty();
+                self.has_rotated |= !rotated::todo(&place.directory).is_empty();
             }
         }
         Ok(())
@@ -203,12 +215,11 @@ impl Side {
     pub(super) fn drain(
         &mut self,
         pipe: &File,
-        run: u64,
-        rules: &Rules,
-        moment: Moment,
+        turn: Turn<'_>,
         shared: &mut Shared,
         report: &mut Report,
     ) -> Flow {
+        let Turn { rules, moment, .. } = turn;
         if rules.place.is_none() {
             return discard(pipe, shared, &mut (0, 0));
         }
@@ -220,7 +231,7 @@ impl Side {
                 LogFull::DropOldest | LogFull::DropNew => self.drop_it(pipe, shared, report),
             };
         }
-        match self.try_drain(pipe, run, rules, moment, shared) {
+        match self.try_drain(pipe, turn, shared) {
             Ok(flow) => {
                 self.said = self.sink.as_ref().map(Sink::run);
                 let unrotated = self.sink.as_ref().and_then(Sink::unrotated);
@@ -232,18 +243,12 @@ impl Side {
                 }
                 flow
             }
-            Err(e) => self.fail(&e, pipe, rules, moment, shared, report),
+            Err(e) => self.fail(&e, pipe, turn, shared, report),
         }
     }
 
-    fn try_drain(
-        &mut self,
-        pipe: &File,
-        run: u64,
-        rules: &Rules,
-        moment: Moment,
-        shared: &mut Shared,
-    ) -> io::Result<Flow> {
+    fn try_drain(&mut self, pipe: &File, turn: Turn<'_>, shared: &mut Shared) -> io::Result<Flow> {
+        let Turn { run, rules, moment } = turn;
         // Somebody may have truncated it.
         if self.sink.as_ref().is_some_and(|sink| !sink.is_whole()) {
             self.close();
@@ -266,8 +271,8 @@ impl Side {
         };
         let is_plain = native::MOVES && logging.time == LogTime::None;
         let flow = match is_plain {
-            true => self.pump(pipe, run, logging, moment, shared, budget),
-            false => self.pump_staged(pipe, run, logging, moment, shared, budget),
+            true => self.pump(pipe, turn, shared, budget),
+            false => self.pump_staged(pipe, turn, shared, budget),
         };
         match flow {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Flow::Empty),
@@ -298,12 +303,11 @@ impl Side {
     fn pump(
         &mut self,
         pipe: &File,
-        run: u64,
-        logging: &Logging,
-        moment: Moment,
+        turn: Turn<'_>,
         shared: &mut Shared,
         mut budget: usize,
     ) -> io::Result<Flow> {
+        let Turn { run, rules: Rules { logging, .. }, moment } = turn;
         let Some(sink) = &mut self.sink else { return Ok(Flow::Empty) };
         let mut moved = 0;
         while goes_on(pipe, moved, &mut budget) {
@@ -372,6 +376,26 @@ impl Side {
         sink.try_rotate(&rules.logging, moment.wall)?;
         self.has_rotated |= rules.logging.after.is_some();
         Ok(true)
+    }
+
+    /// When what is there will be old enough to be rotated.
+    pub(super) fn old(&self, rules: &Rules, moment: Moment) -> Option<Instant> {
+        let left = self.sink.as_ref()?.left(&rules.logging, moment.wall)?;
+        // It may be there already, and wait for the end of a line.
+        moment.now.checked_add(left.max(OLD))
+    }
+
+    /// Rotates what is old, as is done before the next line otherwise. What cannot be
+    /// done is tried, and told of, when somebody speaks.
+    pub(super) fn rotate_old(&mut self, rules: &Rules, moment: Moment) {
+        let _ = self.open(rules, moment);
+        if let Some(sink) = &mut self.sink
+            && sink.is_due(&rules.logging, moment.wall)
+            && sink.is_fresh().unwrap_or(false)
+        {
+            let is_done = sink.rotate(&rules.logging, moment.wall).is_ok();
+            self.has_rotated |= is_done && rules.logging.after.is_some();
+        }
     }
 
     /// Removes rotated files that are too many by new rules.

@@ -2,20 +2,21 @@
 //! each ([`index`], [`names`]). Whoever is killed here leaves something from which the
 //! next one goes on: the end of the file says where.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::index::{self, Entry, Mark};
 use super::names::{self, CURRENT};
+use super::rotated;
 use super::rules::{self, Place};
 use crate::backend::native;
 use crate::config::Logging;
 use crate::error::reason;
 use crate::history::tails;
-use crate::messages;
 
 /// An entry of the index is worth its bytes after so many of the log, or after so
 /// many microseconds: as close are the times by which several logs are put in order.
@@ -28,6 +29,7 @@ const AGAIN: i64 = 500_000;
 #[derive(Debug)]
 pub(super) struct Sink {
     directory: PathBuf,
+    /// Nobody else's meanwhile: two services may have been given the same place.
     file: File,
     /// Bytes of `current`.
     end: u64,
@@ -53,7 +55,7 @@ impl Sink {
         match fs::symlink_metadata(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-                heal(&directory)?;
+                rotated::heal(&directory)?;
             }
             _ => {}
         }
@@ -65,6 +67,7 @@ impl Sink {
         if about.uid() != nix::unistd::geteuid().as_raw() {
             return Err(io::Error::other("it belongs to somebody else"));
         }
+        claim(&file)?;
         let mut sink = Self {
             directory,
             file,
@@ -237,11 +240,15 @@ impl Sink {
         Ok(())
     }
 
+    /// How long it takes until it is too old; `None` where it never is.
+    pub(super) fn left(&self, logging: &Logging, time: i64) -> Option<Duration> {
+        let past = Duration::from_micros(u64::try_from(time - self.begun).unwrap_or(0));
+        Some(logging.age.filter(|_| self.end > 0)?.saturating_sub(past))
+    }
+
     /// Whether it is due to be rotated, at the next end of a line.
     pub(super) fn is_due(&self, logging: &Logging, time: i64) -> bool {
-        let is_old = logging.age.is_some_and(|age| {
-            u128::try_from(time - self.begun).is_ok_and(|past| past >= age.as_micros())
-        });
+        let is_old = self.left(logging, time).is_some_and(|left| left.is_zero());
         let is_left = |(again, _): &(i64, String)| (1..=AGAIN).contains(&(again - time));
         // Its index may not outgrow it.
         self.end > 0
@@ -280,14 +287,14 @@ impl Sink {
             return Ok(());
         }
         let (path, run) = (self.path(), self.run());
-        let rotated = names::all_rotated(&self.directory)?;
-        let name = names::next(time, rotated.last().map(String::as_str));
+        let last = names::all_rotated(&self.directory)?.pop();
+        let name = names::next(time, last.as_deref());
         let target = self.directory.join(&name);
         if logging.after.is_some() {
             // First: it must not be forgotten if we are killed.
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(false).mode(0o640);
-            options.custom_flags(libc::O_NOFOLLOW).open(todo_of(&target))?;
+            options.custom_flags(libc::O_NOFOLLOW).open(rotated::todo_of(&target))?;
         }
         fs::rename(&path, &target)?;
         // Its index second: without it we, or the next one, would find one alone.
@@ -297,6 +304,7 @@ impl Sink {
             _ => {}
         }
         self.file = open_to_write(&path)?;
+        claim(&self.file)?;
         self.number = self.file.metadata()?.ino();
         (self.end, self.index_end, self.last) = (0, 0, None);
         (self.begun, self.is_fresh) = (time, Some(true));
@@ -306,20 +314,7 @@ impl Sink {
 
     /// Removes rotated files that are too many.
     pub(super) fn prune(&self, logging: &Logging) -> io::Result<()> {
-        let mut files = Vec::new();
-        for name in names::all_rotated(&self.directory)? {
-            let length = fs::symlink_metadata(self.directory.join(&name)).map_or(0, |m| m.len());
-            files.push((name, length));
-        }
-        for name in rules::pruned(&files, logging, self.end) {
-            let path = self.directory.join(name);
-            if fs::symlink_metadata(todo_of(&path)).is_ok() {
-                let what = "was one too many before its config_log_after had ended";
-                messages::say("logger", &format!("{} {what}", path.display()));
-            }
-            remove(&self.directory, name)?;
-        }
-        remove_lone(&self.directory)
+        rotated::prune(&self.directory, logging, self.end)
     }
 
     /// Lines of `current`.
@@ -369,16 +364,6 @@ impl Sink {
     }
 }
 
-/// Removes the oldest rotated file of a log; how long it was. `None`: there is none.
-pub(super) fn remove_oldest(directory: &Path) -> io::Result<Option<u64>> {
-    let Some(name) = names::all_rotated(directory)?.into_iter().next() else {
-        return Ok(None);
-    };
-    let length = fs::symlink_metadata(directory.join(&name))?.len();
-    remove(directory, &name)?;
-    Ok(Some(length))
-}
-
 /// What a run has said at the end of one file, as far as it is kept.
 fn tail_of(log: &Path, run: u64) -> io::Result<Vec<u8>> {
     let file = match open_to_read(log) {
@@ -416,79 +401,21 @@ fn open_to_write(path: &Path) -> io::Result<File> {
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
+/// Keeps others from writing there for as long as the file is open (flock(2)): each
+/// would write over what the other has written. Not all file systems can do that.
+fn claim(file: &File) -> io::Result<()> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(io::Error::other("another service keeps its log there"))
+        }
+        Err(TryLockError::Error(_)) | Ok(()) => Ok(()),
+    }
+}
+
 /// Others may have put a link there, or a FIFO.
 fn open_to_read(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
-}
-
-/// Finishes a rotation that was cut short: an index without `current` belongs to the
-/// newest rotated file.
-fn heal(directory: &Path) -> io::Result<()> {
-    let index = index::path_of(&directory.join(CURRENT));
-    if fs::symlink_metadata(&index).is_err() {
-        return Ok(());
-    }
-    let target = names::all_rotated(directory)?.pop().map(|name| directory.join(name));
-    match target.map(|target| index::path_of(&target)) {
-        Some(theirs) if fs::symlink_metadata(&theirs).is_err() => fs::rename(index, theirs),
-        _ => fs::remove_file(index),
-    }
-}
-
-/// The mark that a command is still to be run for a rotated file.
-pub(super) fn todo_of(rotated: &Path) -> PathBuf {
-    let name = rotated.file_name().unwrap_or_default().to_string_lossy();
-    rotated.with_file_name(format!(".{name}.todo"))
-}
-
-/// The rotated files of a log that a command is still to be run for, oldest first.
-pub(super) fn todo(directory: &Path) -> Vec<PathBuf> {
-    let rotated = names::all_rotated(directory).unwrap_or_default();
-    let paths = rotated.into_iter().map(|name| directory.join(name));
-    paths.filter(|path| fs::symlink_metadata(todo_of(path)).is_ok()).collect()
-}
-
-/// Removes a rotated file, whatever a command has made of it.
-pub(super) fn forget(rotated: &Path) -> io::Result<()> {
-    let stem = rotated.file_name().unwrap_or_default().to_string_lossy();
-    let Some(directory) = rotated.parent() else { return Ok(()) };
-    for name in names::all_rotated(directory)? {
-        if name.starts_with(&*stem) {
-            remove(directory, &name)?;
-        }
-    }
-    remove_lone(directory)
-}
-
-fn remove(directory: &Path, name: &str) -> io::Result<()> {
-    let path = directory.join(name);
-    let own = name.get(..STAMPED).map_or_else(|| path.clone(), |stem| directory.join(stem));
-    for path in [index::path_of(&own), todo_of(&own), path] {
-        match fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// The part of a rotated file's name that is its time.
-const STAMPED: usize = 23;
-
-/// Indexes and marks of files that somebody has removed.
-fn remove_lone(directory: &Path) -> io::Result<()> {
-    let there = names::all_rotated(directory)?;
-    for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let of = name.strip_prefix('.').and_then(|name| name.split_once("Z."));
-        let Some((stem, "idx" | "todo")) = of else { continue };
-        if names::is_rotated(&format!("{stem}Z")) && !there.iter().any(|t| t.starts_with(stem)) {
-            fs::remove_file(directory.join(name))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::after::Task;
 use super::pipes::{self, Side as Which, Use};
 use super::report::Report;
 use super::rules::{Rules, Script};
-use super::side::{Flow, Moment, Shared, Side};
+use super::side::{Flow, Moment, Shared, Side, Turn};
 use crate::backend::{Exit, native};
 use crate::history::{deaths, tails};
 use crate::messages;
@@ -51,6 +51,8 @@ pub(super) struct Stream {
     pub(super) worked: Option<Instant>,
     /// Nothing can be written before this time.
     pub(super) stuck: Option<Instant>,
+    /// When a log is old enough to be rotated, also where nobody speaks.
+    old: Option<Instant>,
 }
 
 /// A pipe of a stream.
@@ -150,6 +152,7 @@ impl Stream {
             report,
             worked: None,
             stuck: None,
+            old: None,
         }
     }
 
@@ -283,7 +286,13 @@ impl Stream {
         };
         self.stuck = None;
         self.worked = Some(moment.now);
+        if self.old.take_if(|old| *old <= moment.now).is_some() {
+            self.sides.iter_mut().for_each(|side| side.rotate_old(&rules, moment));
+        }
         let has_more = self.work_by(&rules, shared, moment);
+        if rules.logging.age.is_some() {
+            self.old = self.sides.iter().filter_map(|side| side.old(&rules, moment)).min();
+        }
         self.rules = Some(rules);
         self.tell(moment);
         has_more
@@ -379,15 +388,9 @@ impl Stream {
                 for which in [Which::Out, Which::Err] {
                     let at = which as usize;
                     let Some(pipe) = &self.pipes[at][usize::from(turn)] else { continue };
-                    let flow = self.sides[at].drain(
-                        pipe,
-                        self.run,
-                        rules,
-                        moment,
-                        shared,
-                        &mut self.report,
-                    );
-                    match flow {
+                    let whose = Turn { run: self.run, rules, moment };
+                    let report = &mut self.report;
+                    match self.sides[at].drain(pipe, whose, shared, report) {
                         Flow::Empty => {}
                         Flow::More => return true,
                         Flow::Stuck(again) => {
@@ -474,7 +477,7 @@ impl Stream {
             (before, Some(when)) if *before != self.report => Some(*when + REPORT),
             _ => None,
         };
-        [self.stuck, report].into_iter().flatten().min()
+        [self.stuck, report, self.old].into_iter().flatten().min()
     }
 
     /// Closes the logs, since nobody has spoken for a while.

@@ -217,10 +217,11 @@ impl<B: ProcessBackend> Worker<B> {
             Task::Leave { .. } => self.note_asked("leave"),
             _ => self.asked = self.link.take_asked(),
         }
-        if let Remains::Dead(exit) = remains {
-            if was_run(self.slot.phase, exit) && !self.slot.is_remnant {
-                self.note_found(exit, task);
-            }
+        if let Remains::Dead(exit) = remains
+            && was_run(self.slot.phase, exit)
+            && !self.slot.is_remnant
+        {
+            self.note_found(exit, task);
         }
         if let Beginning::Adopt(_) = then {
             self.memory_kills = self.backend.memory_kills();

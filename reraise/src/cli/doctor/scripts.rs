@@ -1,11 +1,12 @@
 //! The entries of `$RERAISE_DIR`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use reraise::config::Config;
+use reraise::config::{Config, LogTo};
 use reraise::error::{Fault, reason};
 use reraise::name::{ServiceName, printable};
 use reraise::service::Entry;
@@ -54,10 +55,11 @@ pub(super) fn check(setting: &Setting, found: &mut Findings) -> Vec<(ServiceName
     entries.sort();
     let before = found.count();
     let mut services = Vec::new();
+    let mut logs = BTreeMap::new();
     for file in entries.iter().filter(|f| !is_hidden(f)) {
         match ServiceName::new(file) {
             Ok(name) => {
-                if let Some(entry) = one(dir, &name, found) {
+                if let Some(entry) = one(dir, &name, &mut logs, found) {
                     services.push((name, entry));
                 }
             }
@@ -78,7 +80,10 @@ fn is_hidden(file: &OsStr) -> bool {
     file.as_encoded_bytes().starts_with(b".")
 }
 
-fn one(dir: &Path, name: &ServiceName, found: &mut Findings) -> Option<Entry> {
+/// Where each log is kept that has a place of its own, and whose it is.
+type Logs = BTreeMap<PathBuf, ServiceName>;
+
+fn one(dir: &Path, name: &ServiceName, logs: &mut Logs, found: &mut Findings) -> Option<Entry> {
     let entry = match Entry::find(dir, name) {
         Ok(entry) => entry?,
         Err(e) => {
@@ -104,7 +109,15 @@ fn one(dir: &Path, name: &ServiceName, found: &mut Findings) -> Option<Entry> {
         }
         beginning(name, &entry.program, found);
     }
-    configuration(name, &entry, found);
+    if let Some(config) = configuration(name, &entry, found)
+        && let LogTo::Path(path) = config.log
+        && let Some(other) = logs.insert(path.clone(), name.clone())
+    {
+        found.problem(
+            format!("{name}: its config_log is that of {other} as well: {}", path.display()),
+            "give each service a directory of its own: only one can write there at a time",
+        );
+    }
     if let Some(directory) = &entry.directory {
         run_directory(name, directory, found);
     }
@@ -147,16 +160,17 @@ fn beginning(name: &ServiceName, program: &Path, found: &mut Findings) {
     }
 }
 
-fn configuration(name: &ServiceName, entry: &Entry, found: &mut Findings) {
+fn configuration(name: &ServiceName, entry: &Entry, found: &mut Findings) -> Option<Config> {
     let program = &entry.program;
     if !fs::metadata(program).is_ok_and(|m| m.is_file()) {
-        return;
+        return None;
     }
     let lookup = |variable: &str| std::env::var(variable).ok();
     let read = File::open(program).and_then(|mut script| Config::read(&mut script, &lookup));
     match read {
-        Ok((_, problems)) => {
+        Ok((config, problems)) => {
             problems.iter().for_each(|p| found.fault(&config_fault(name, program, p)));
+            return Some(config);
         }
         Err(e) if entry.uid == nix::unistd::geteuid().as_raw() => found.problem(
             format!("{name}: its script cannot be read: {}", reason(&e)),
@@ -167,6 +181,7 @@ fn configuration(name: &ServiceName, entry: &Entry, found: &mut Findings) {
             format!("let user {} run: reraise doctor", entry.uid),
         ),
     }
+    None
 }
 
 fn run_directory(name: &ServiceName, directory: &Path, found: &mut Findings) {
@@ -196,7 +211,7 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         make(&top.path().join(file));
         let mut found = Findings::default();
-        one(top.path(), &ServiceName::new(file.as_ref()).unwrap(), &mut found);
+        one(top.path(), &ServiceName::new(file.as_ref()).unwrap(), &mut Logs::new(), &mut found);
         found.text().replace(&top.path().display().to_string(), "DIR")
     }
 

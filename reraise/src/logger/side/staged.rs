@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use super::super::flow::deliver;
 use super::super::stage::{Head, Stage};
 use super::trouble::is_shortage;
-use super::{BUDGET, Flow, Moment, STEP, Shared, Side, goes_on};
+use super::{BUDGET, Flow, STEP, Shared, Side, Turn, goes_on};
 use crate::backend::native;
 use crate::config::Logging;
 
@@ -17,12 +17,11 @@ impl Side {
     pub(super) fn pump_staged(
         &mut self,
         pipe: &File,
-        run: u64,
-        logging: &Logging,
-        moment: Moment,
+        turn: Turn<'_>,
         shared: &mut Shared,
         mut budget: usize,
     ) -> io::Result<Flow> {
+        let Turn { run, rules, moment } = turn;
         let mut moved = 0;
         while goes_on(pipe, moved, &mut budget) {
             if native::MOVES && native::unread(pipe.as_fd()) == 0 {
@@ -40,7 +39,7 @@ impl Side {
             }
             moved += text.len();
             self.staged = Some((head, text));
-            self.deliver_staged(logging, shared)?;
+            self.deliver_staged(&rules.logging, shared)?;
         }
         Ok(if moved < BUDGET { Flow::Empty } else { Flow::More })
     }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::super::flow::{count, discard};
 use super::super::names;
 use super::super::report::Report;
+use super::super::rotated;
 use super::super::rules::Rules;
-use super::super::sink;
-use super::{Flow, Moment, Shared, Side};
+use super::{Flow, Moment, Shared, Side, Turn};
 use crate::config::LogFull;
 use crate::error::reason;
 
@@ -29,11 +29,11 @@ impl Side {
         &mut self,
         error: &io::Error,
         pipe: &File,
-        rules: &Rules,
-        moment: Moment,
+        turn: Turn<'_>,
         shared: &mut Shared,
         report: &mut Report,
     ) -> Flow {
+        let Turn { rules, moment, .. } = turn;
         let errno = error.raw_os_error().unwrap_or(0);
         if is_shortage(error) {
             // Of no log in particular: it waits in the pipe for a moment.
@@ -48,7 +48,11 @@ impl Side {
                 report.removed_bytes += removed;
                 // A rotation may have come half-way.
                 self.close();
-                return Flow::More;
+                // What is staged is not in the pipe, which would call us again.
+                return match self.staged.is_some() {
+                    true => Flow::Stuck(moment.now),
+                    false => Flow::More,
+                };
             }
         }
         self.close();
@@ -66,7 +70,7 @@ impl Side {
     /// Removes what is oldest; how many bytes.
     fn make_room(&mut self, rules: &Rules, moment: Moment) -> io::Result<u64> {
         let Some(place) = self.place(rules) else { return Ok(0) };
-        if let Some(removed) = sink::remove_oldest(&place.directory)? {
+        if let Some(removed) = rotated::remove_oldest(&place.directory)? {
             return Ok(removed.max(1));
         }
         match &mut self.sink {

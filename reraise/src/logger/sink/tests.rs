@@ -1,3 +1,4 @@
+use super::super::rotated::{forget, remove_oldest, todo, todo_of};
 use super::*;
 
 fn place(dir: &tempfile::TempDir) -> Place {
@@ -41,6 +42,23 @@ fn it_goes_on_where_the_file_ends() {
 use crate::backend::Exit;
 
 #[test]
+fn two_cannot_write_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = place(&dir);
+    let logging = Logging::default();
+    let mut sink = Sink::open(&place, 0).unwrap();
+    for _ in 0..2 {
+        let refused = Sink::open(&place, 0).unwrap_err().to_string();
+        assert_eq!(refused, "another service keeps its log there");
+        sink.write(b"one\n").unwrap();
+        // Nor the one that follows.
+        sink.try_rotate(&logging, 1).unwrap();
+    }
+    drop(sink);
+    Sink::open(&place, 0).unwrap();
+}
+
+#[test]
 fn the_index_knows_times_to_ten_milliseconds() {
     let dir = tempfile::tempdir().unwrap();
     let mut sink = Sink::open(&place(&dir), 0).unwrap();
@@ -77,6 +95,7 @@ fn a_rotation_that_is_cut_short_is_finished() {
     let sink = Sink::open(&place, 10).unwrap();
     assert_eq!((sink.end(), sink.run()), (0, 0));
     assert_eq!(index::read(&at(&name)).unwrap().len(), 1);
+    drop(sink);
     // Killed before it was renamed.
     fs::write(at(CURRENT), "two\n").unwrap();
     assert_eq!(Sink::open(&place, 11).unwrap().end(), 4);
@@ -189,6 +208,7 @@ fn a_log_that_somebody_has_truncated_takes_its_marks_along() {
         sink.write(b"line\n").unwrap();
     }
     fs::write(sink.path(), "li").unwrap();
+    drop(sink);
     let sink = Sink::open(&place, 1).unwrap();
     assert_eq!((sink.end(), sink.run()), (2, 1));
     assert_eq!(index::read(&sink.path()).unwrap().len(), 1);
@@ -227,7 +247,8 @@ fn a_clock_that_is_set_back_keeps_no_log_from_growing_old() {
     let mut sink = Sink::open(&place(&dir), 1 << 60).unwrap();
     sink.mark(1 << 60, 7, Mark::Begin).unwrap();
     sink.write(b"line\n").unwrap();
-    let logging = Logging { age: Some(std::time::Duration::from_micros(5)), ..Logging::default() };
+    drop(sink);
+    let logging = Logging { age: Some(Duration::from_micros(5)), ..Logging::default() };
     let sink = Sink::open(&place(&dir), 10).unwrap();
     assert!(!sink.is_due(&logging, 10) && sink.is_due(&logging, 15));
 }

@@ -69,24 +69,29 @@ fn start(s: &Sandbox) {
 
 #[test]
 fn log_full_drop_oldest_makes_room() {
-    let s = Sandbox::new();
-    let place = s.at("small");
-    let Some(_small) = Mount::new(&place, "1m") else { return };
-    let keys =
-        format!("config_log={}/log\nconfig_log_size=100k\nconfig_log_keep=1000", place.display());
-    let done = counter(&s, &keys, 400_000);
-    start(&s);
-    assert_eq!(done.line(), "done");
-    let log = place.join("log");
-    wait_for("the last line", || whole(&log).ends_with(b"\n400000\n"));
-    // What is there is the end of what was said, without a gap.
-    let text = String::from_utf8(whole(&log)).unwrap();
-    let numbers: Vec<usize> = text.lines().filter_map(|line| line.parse().ok()).collect();
-    assert!(numbers.len() > 10_000 && numbers.windows(2).all(|two| two[1] == two[0] + 1));
-    wait_for("it to be said", || {
-        s.ok(&["status", "--long", "web"]).contains(" bytes of older output made room")
-    });
-    s.ok(&["stop", "web"]);
+    for time in ["none", "epoch"] {
+        let s = Sandbox::new();
+        let place = s.at("small");
+        let Some(_small) = Mount::new(&place, "1m") else { return };
+        let keys = format!(
+            "config_log={}/log\nconfig_log_size=100k\nconfig_log_keep=1000\nconfig_log_time={time}",
+            place.display()
+        );
+        let done = counter(&s, &keys, 400_000);
+        start(&s);
+        assert_eq!(done.line(), "done");
+        let log = place.join("log");
+        wait_for("the last line", || whole(&log).trim_ascii_end().ends_with(b"400000"));
+        // What is there is the end of what was said, without a gap.
+        let text = String::from_utf8(whole(&log)).unwrap();
+        let said = |line: &str| line.split(' ').next_back().and_then(|word| word.parse().ok());
+        let numbers: Vec<usize> = text.lines().filter_map(said).collect();
+        assert!(numbers.len() > 10_000 && numbers.windows(2).all(|two| two[1] == two[0] + 1));
+        wait_for("it to be said", || {
+            s.ok(&["status", "--long", "web"]).contains(" bytes of older output made room")
+        });
+        s.ok(&["stop", "web"]);
+    }
 }
 
 #[test]
@@ -257,6 +262,24 @@ fn a_read_only_log_is_reported_and_tried_again() {
     assert!(small.remount("rw"));
     wait_for("the log to go on", || whole(&log).windows(7).any(|part| part == b"dropped"));
     wait_for("the mend to be known", || !s.ok(&["status", "--long", "web"]).contains("is lost"));
+}
+
+#[test]
+fn a_log_that_another_service_is_writing_is_left_to_it() {
+    let s = Sandbox::new();
+    let log = s.at("both");
+    fs::create_dir(&log).unwrap();
+    let current = fs::File::create(log.join("current")).unwrap();
+    current.lock().unwrap();
+    let keys = format!("config_log={}\nconfig_log_full=block", log.display());
+    s.script("web", &format!("config_start_sec=0\n{keys}\necho line\nexec sleep 1000000"));
+    s.up("web");
+    wait_for("the trouble to be known", || {
+        s.ok(&["status", "--long", "web"]).contains("another service keeps its log there")
+    });
+    assert_eq!(whole(&log), b"");
+    drop(current);
+    wait_for("the line", || whole(&log) == b"line\n");
 }
 
 #[test]

@@ -52,6 +52,8 @@ fn a_loop_of_crashes_is_one_pattern() {
     assert!(all.iter().all(|d| (d.exit, d.cause) == (Exit::Code(3), Cause::Itself)), "{all:?}");
     assert!(all[0].lasted >= 300_000_000 && all[0].began < all[0].ended, "{all:?}");
     assert!(all.iter().all(|d| d.usage.is_some_and(|u| u.peak > 0)), "{all:?}");
+    // What it said last may take a moment on its way to the log.
+    wait_for("its last words", || why(&s, "web").contains("no port"));
     let text = why(&s, "web");
     says(
         &text,

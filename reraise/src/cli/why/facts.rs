@@ -129,7 +129,7 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
         failures: slot.map_or(0, |slot| slot.failures),
         until: slot.and_then(|slot| left(Duration::from_nanos(slot.until))),
         output: deaths.last().map_or_else(Vec::new, |death| {
-            last_lines(&files.file("tails"), death, log.as_deref().filter(|_| !runs))
+            said_last(&files.file("tails"), death, log.as_deref().filter(|_| !runs))
         }),
         deaths,
         log,
@@ -217,6 +217,23 @@ fn log_of(config: &Config, logdir: &Path, name: &ServiceName) -> Option<PathBuf>
 const TAIL: u64 = 4096;
 /// Lines that are kept.
 const LINES: usize = tails::LINES;
+
+/// How long last words may be on their way to the log after a death, in microseconds.
+const ON_THE_WAY: i64 = 300_000;
+const NAP: Duration = Duration::from_millis(5);
+
+/// The last lines of the run that died. Of a death that was just now, what was said
+/// before may still stand in a pipe.
+fn said_last(tail: &Path, death: &Death, log: Option<&Path>) -> Vec<String> {
+    loop {
+        let lines = last_lines(tail, death, log);
+        let is_recent = (0..ON_THE_WAY).contains(&(events::now() - death.ended));
+        if !lines.is_empty() || log.is_none() || !is_recent {
+            return lines;
+        }
+        std::thread::sleep(NAP);
+    }
+}
 
 /// The last lines of the run that died, as they were kept; else those with which the
 /// log ends, if its index says that they are of that run.

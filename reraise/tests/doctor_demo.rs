@@ -186,7 +186,7 @@ fn doctor_says_what_is_wrong_and_how_to_mend_it() {
         "line 2: config_strat_sec: unknown key\n    did you mean config_start_sec?\n",
         "warning: two words: cannot be a service: service name contains a space\n    rename",
         "problem: lost: is a symbolic link to nothing\n",
-        "problem: other: its config_log is that of one as well: /var/log/both\n    give each",
+        "warning: other: its config_log is that of one as well: /var/log/both\n    give each",
         "warning: runit: log of its directory is not honoured\n    the output goes to",
         "/p: can be changed by other users\n    close it: chmod go-w",
         "/l: is not a directory\n    name another one: --logdir DIR\n",

@@ -23,6 +23,8 @@ use crate::zone;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A logger that ends so soon has failed.
 const SOON: Duration = Duration::from_secs(1);
+/// Of so many services at a time the pipes are held: descriptors are for workers.
+const HELD: usize = 500;
 /// The longest rest before the next one.
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -133,12 +135,13 @@ impl Keeper {
     }
 
     /// Holds the pipes of a service that has no worker for a moment: if the service
-    /// ends as well, and the logger, what it has said last is still there.
+    /// ends as well, and the logger, what it has said last is still there. Not where
+    /// thousands have lost theirs at once.
     pub(super) fn hold_pipes(&mut self, name: &ServiceName) {
         let files = Files::of(&self.command.piddir, self.me, name);
         let slot = slot::read(&files.file("run"));
         let used = slot.map(|slot| Use::from_byte(slot.pipes)).unwrap_or_default();
-        if used.is_kept {
+        if used.is_kept && self.held.len() < HELD {
             self.held.insert(name.clone(), Held::adopt(&files.own, used));
         }
     }

@@ -176,11 +176,13 @@ pub(super) fn assign(
         .filter_map(|n| Some((n, current_slot(&Files::of(&keeper.piddir, me, n), place)?)))
         .collect();
     // Thousands may have come at once.
+    let by_main: HashMap<(i32, u64), usize> =
+        (0..).zip(&slots).map(|(i, (_, s))| ((s.pid, s.born), i)).collect();
+    // Of two with one pid the former has ended, and lost it.
     let mut by_pid: HashMap<i32, usize> = HashMap::new();
     for (i, (_, slot)) in (0..).zip(&slots) {
         let at = by_pid.entry(slot.pid).or_insert(i);
         if slot.born > slots[*at].1.born {
-            // The former one has ended, and lost its pid.
             *at = i;
         }
     }
@@ -189,9 +191,7 @@ pub(super) fn assign(
     for &pid in children {
         let Ok(Some(born)) = native::born(pid) else { continue };
         let own = ProcessId { pid, born };
-        if let Some(&at) = by_pid.get(&pid)
-            && slots[at].1.process() == own
-        {
+        if let Some(&at) = by_main.get(&(pid, born)) {
             found.push((own, Child::Main(slots[at].0.clone())));
             continue;
         }

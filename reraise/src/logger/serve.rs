@@ -70,6 +70,8 @@ struct Logger {
     gathering: BTreeSet<u64>,
     look_at: Option<Instant>,
     gathered: Instant,
+    /// Streams that have something to do although nobody speaks, and when: few of many.
+    due: BTreeMap<u64, Instant>,
     /// Something was read since the logs were closed last.
     active: Option<Instant>,
     /// Services that could not be listened to.
@@ -104,6 +106,7 @@ pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
         gathering: BTreeSet::new(),
         look_at: None,
         gathered: Instant::now(),
+        due: BTreeMap::new(),
         active: None,
         unheard: None,
         has_complained: false,
@@ -168,8 +171,13 @@ impl Logger {
                 continue;
             }
             let due = self.deadline();
+            if due.is_some_and(|due| due <= now) {
+                // Not last: somebody may be speaking all the time.
+                self.on_deadline();
+                continue;
+            }
             let left = due.map(|due| due.saturating_duration_since(now));
-            if due.is_none() {
+            if left.is_none_or(|left| left > REST) {
                 // Nobody speaks: of the code that is mapped here, too, nothing is needed.
                 zone::rest(true);
             }
@@ -190,9 +198,8 @@ impl Logger {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let streams = self.streams.values().filter_map(|stream| stream.deadline());
         let rest = self.active.map(|active| active + REST);
-        streams.chain(rest).chain(self.unheard).chain(self.look_at).min()
+        self.due.values().copied().chain(rest).chain(self.unheard).chain(self.look_at).min()
     }
 
     /// The keeper has gone. What still has a service goes on, until another keeper
@@ -302,7 +309,8 @@ impl Logger {
                 self.queue.forget_readable(file.as_fd());
             }
         }
-        self.numbers.retain(|_, other| *other != number);
+        self.due.remove(&number);
+        self.numbers.remove(stream.name());
     }
 
     fn on_output(&mut self, token: u64) {
@@ -348,6 +356,10 @@ impl Logger {
             }
         }
         self.active = Some(moment.now);
+        match stream.deadline() {
+            Some(due) => drop(self.due.insert(number, due)),
+            None => drop(self.due.remove(&number)),
+        }
         let tasks = stream.after();
         let is_done = stream.is_done() && !has_more;
         tasks.into_iter().for_each(|task| self.after.add(task));
@@ -361,13 +373,8 @@ impl Logger {
 
     fn on_deadline(&mut self) {
         let now = Instant::now();
-        let due: Vec<u64> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.deadline().is_some_and(|due| due <= now))
-            .map(|(number, _)| *number)
-            .collect();
-        due.into_iter().for_each(|number| self.work(number));
+        let due = self.due.iter().filter(|(_, due)| **due <= now).map(|(number, _)| *number);
+        due.collect::<Vec<u64>>().into_iter().for_each(|number| self.work(number));
         if self.unheard.is_some_and(|again| again <= now) {
             self.unheard = None;
             self.look_at_all();

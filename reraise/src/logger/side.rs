@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::flow::{discard, to_line_end};
 use super::index::Mark;
@@ -31,9 +31,6 @@ pub(super) const BUDGET: usize = 8 << 20;
 const BUSY: usize = 32 << 10;
 /// What it then holds.
 const LARGE: i32 = 1 << 20;
-
-/// How often a log is looked at that is old and was not rotated.
-const OLD: Duration = Duration::from_secs(1);
 
 /// What all logs share: buffers, which are there while output flows.
 #[derive(Debug, Default)]
@@ -373,29 +370,39 @@ impl Side {
         let Some(sink) = self.sink.as_mut().filter(|sink| sink.end() > 0) else {
             return Ok(false);
         };
-        sink.try_rotate(&rules.logging, moment.wall)?;
-        self.has_rotated |= rules.logging.after.is_some();
-        Ok(true)
+        let done = sink.try_rotate(&rules.logging, moment.wall);
+        if done.is_err() {
+            self.close();
+        }
+        self.has_rotated |= done.is_ok() && rules.logging.after.is_some();
+        done.map(|()| true)
     }
 
-    /// When what is there will be old enough to be rotated.
+    /// When what is there will be old enough to be rotated. Not of what is that already:
+    /// where that could not be done, what is said next sees to it.
     pub(super) fn old(&self, rules: &Rules, moment: Moment) -> Option<Instant> {
         let left = self.sink.as_ref()?.left(&rules.logging, moment.wall)?;
-        // It may be there already, and wait for the end of a line.
-        moment.now.checked_add(left.max(OLD))
+        moment.now.checked_add(left).filter(|_| !left.is_zero())
     }
 
     /// Rotates what is old, as is done before the next line otherwise. What cannot be
     /// done is tried, and told of, when somebody speaks.
     pub(super) fn rotate_old(&mut self, rules: &Rules, moment: Moment) {
         let _ = self.open(rules, moment);
-        if let Some(sink) = &mut self.sink
-            && sink.is_due(&rules.logging, moment.wall)
-            && sink.is_fresh().unwrap_or(false)
-        {
-            let is_done = sink.rotate(&rules.logging, moment.wall).is_ok();
-            self.has_rotated |= is_done && rules.logging.after.is_some();
+        let Some(sink) = self.sink.as_mut() else { return };
+        if !sink.is_due(&rules.logging, moment.wall) || !sink.is_fresh().unwrap_or(false) {
+            return;
         }
+        if sink.rotate(&rules.logging, moment.wall).is_err() {
+            // It may have come half-way.
+            return self.close();
+        }
+        self.has_rotated |= rules.logging.after.is_some() && sink.unrotated().is_none();
+    }
+
+    /// Whether a log is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.sink.is_some()
     }
 
     /// Removes rotated files that are too many by new rules.

@@ -2,7 +2,7 @@
 //! each ([`index`], [`names`]). Whoever is killed here leaves something from which the
 //! next one goes on: the end of the file says where.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -29,7 +29,6 @@ const AGAIN: i64 = 500_000;
 #[derive(Debug)]
 pub(super) struct Sink {
     directory: PathBuf,
-    /// Nobody else's meanwhile: two services may have been given the same place.
     file: File,
     /// Bytes of `current`.
     end: u64,
@@ -67,7 +66,6 @@ impl Sink {
         if about.uid() != nix::unistd::geteuid().as_raw() {
             return Err(io::Error::other("it belongs to somebody else"));
         }
-        claim(&file)?;
         let mut sink = Self {
             directory,
             file,
@@ -304,7 +302,6 @@ impl Sink {
             _ => {}
         }
         self.file = open_to_write(&path)?;
-        claim(&self.file)?;
         self.number = self.file.metadata()?.ino();
         (self.end, self.index_end, self.last) = (0, 0, None);
         (self.begun, self.is_fresh) = (time, Some(true));
@@ -399,17 +396,6 @@ fn open_to_write(path: &Path) -> io::Result<File> {
     options.read(true).write(true).create(true).truncate(false).mode(0o640);
     // A FIFO that nobody reads must not hold us up.
     options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
-}
-
-/// Keeps others from writing there for as long as the file is open (flock(2)): each
-/// would write over what the other has written. Not all file systems can do that.
-fn claim(file: &File) -> io::Result<()> {
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(io::Error::other("another service keeps its log there"))
-        }
-        Err(TryLockError::Error(_)) | Ok(()) => Ok(()),
-    }
 }
 
 /// Others may have put a link there, or a FIFO.

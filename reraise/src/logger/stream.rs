@@ -156,6 +156,11 @@ impl Stream {
         }
     }
 
+    /// Its service.
+    pub(super) fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
     /// The directory of the service.
     pub(super) fn own(&self) -> &Path {
         &self.own
@@ -290,7 +295,9 @@ impl Stream {
             self.sides.iter_mut().for_each(|side| side.rotate_old(&rules, moment));
         }
         let has_more = self.work_by(&rules, shared, moment);
-        if rules.logging.age.is_some() {
+        if rules.logging.age.is_none() {
+            self.old = None;
+        } else if self.sides.iter().any(Side::is_open) {
             self.old = self.sides.iter().filter_map(|side| side.old(&rules, moment)).min();
         }
         self.rules = Some(rules);

@@ -111,11 +111,12 @@ fn one(dir: &Path, name: &ServiceName, logs: &mut Logs, found: &mut Findings) ->
     }
     if let Some(config) = configuration(name, &entry, found)
         && let LogTo::Path(path) = config.log
-        && let Some(other) = logs.insert(path.clone(), name.clone())
+        && let Some(other) =
+            logs.insert(fs::canonicalize(&path).unwrap_or(path.clone()), name.clone())
     {
-        found.problem(
+        found.warning(
             format!("{name}: its config_log is that of {other} as well: {}", path.display()),
-            "give each service a directory of its own: only one can write there at a time",
+            "give each service a directory of its own: their lines are mixed there",
         );
     }
     if let Some(directory) = &entry.directory {

@@ -223,16 +223,15 @@ const ON_THE_WAY: i64 = 300_000;
 const NAP: Duration = Duration::from_millis(5);
 
 /// The last lines of the run that died. Of a death that was just now, what was said
-/// before may still stand in a pipe.
+/// before may still stand in a pipe: until all of it is read, it is not kept.
 fn said_last(tail: &Path, death: &Death, log: Option<&Path>) -> Vec<String> {
-    loop {
-        let lines = last_lines(tail, death, log);
-        let is_recent = (0..ON_THE_WAY).contains(&(events::now() - death.ended));
-        if !lines.is_empty() || log.is_none() || !is_recent {
-            return lines;
+    let is_recent = || (0..ON_THE_WAY).contains(&(events::now() - death.ended));
+    if log.is_some() && !matches!(death.cause, Cause::Launch(_)) {
+        while is_recent() && tails::find(tail, death.run).is_none() {
+            std::thread::sleep(NAP);
         }
-        std::thread::sleep(NAP);
     }
+    last_lines(tail, death, log)
 }
 
 /// The last lines of the run that died, as they were kept; else those with which the

@@ -48,11 +48,8 @@ impl Side {
                 report.removed_bytes += removed;
                 // A rotation may have come half-way.
                 self.close();
-                // What is staged is not in the pipe, which would call us again.
-                return match self.staged.is_some() {
-                    true => Flow::Stuck(moment.now),
-                    false => Flow::More,
-                };
+                // At once; the pipe, which may be empty by now, would not call us.
+                return Flow::Stuck(moment.now);
             }
         }
         self.close();

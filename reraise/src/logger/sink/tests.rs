@@ -42,23 +42,6 @@ fn it_goes_on_where_the_file_ends() {
 use crate::backend::Exit;
 
 #[test]
-fn two_cannot_write_at_a_time() {
-    let dir = tempfile::tempdir().unwrap();
-    let place = place(&dir);
-    let logging = Logging::default();
-    let mut sink = Sink::open(&place, 0).unwrap();
-    for _ in 0..2 {
-        let refused = Sink::open(&place, 0).unwrap_err().to_string();
-        assert_eq!(refused, "another service keeps its log there");
-        sink.write(b"one\n").unwrap();
-        // Nor the one that follows.
-        sink.try_rotate(&logging, 1).unwrap();
-    }
-    drop(sink);
-    Sink::open(&place, 0).unwrap();
-}
-
-#[test]
 fn the_index_knows_times_to_ten_milliseconds() {
     let dir = tempfile::tempdir().unwrap();
     let mut sink = Sink::open(&place(&dir), 0).unwrap();

@@ -265,24 +265,6 @@ fn a_read_only_log_is_reported_and_tried_again() {
 }
 
 #[test]
-fn a_log_that_another_service_is_writing_is_left_to_it() {
-    let s = Sandbox::new();
-    let log = s.at("both");
-    fs::create_dir(&log).unwrap();
-    let current = fs::File::create(log.join("current")).unwrap();
-    current.lock().unwrap();
-    let keys = format!("config_log={}\nconfig_log_full=block", log.display());
-    s.script("web", &format!("config_start_sec=0\n{keys}\necho line\nexec sleep 1000000"));
-    s.up("web");
-    wait_for("the trouble to be known", || {
-        s.ok(&["status", "--long", "web"]).contains("another service keeps its log there")
-    });
-    assert_eq!(whole(&log), b"");
-    drop(current);
-    wait_for("the line", || whole(&log) == b"line\n");
-}
-
-#[test]
 fn a_directory_that_is_removed_or_replaced_is_made_or_used_anew() {
     let s = Sandbox::new();
     s.script("web", "config_start_sec=0\nwhile :; do echo line; sleep 0.02; done");

@@ -33,6 +33,8 @@ pub(super) struct Stream {
     /// The run that speaks, and its pipes; 0: none.
     run: u64,
     used: Use,
+    /// The one before, whose end is noted; 0: none that we know of.
+    ended: u64,
     /// The run that follows when all of this one is read; 0: none.
     next: Option<(u64, Use)>,
     /// The one after that, where we have heard late of both.
@@ -141,6 +143,7 @@ impl Stream {
             looked: None,
             run: 0,
             used: Use::default(),
+            ended: 0,
             next: None,
             then: None,
             is_read: false,
@@ -324,7 +327,9 @@ impl Stream {
                 self.is_between = false;
                 Some((run, used))
             }
-            (0, _) => None,
+            // It has begun and ended since we last looked.
+            (0, Ok(_)) => last_run(&self.own).filter(|(run, _)| *run != self.ended),
+            (0, Err(_)) => None,
             _ => last_run(&self.own),
         };
         match named {
@@ -344,19 +349,29 @@ impl Stream {
             Some((next, _)) if next == run => {}
             Some((1.., _)) => self.then = Some((run, used)),
             Some((0, _)) | None => {
-                let between =
-                    || last_dead(&self.own).filter(|&dead| dead != self.run && dead != run);
                 let is_same = used.turn == self.used.turn && native::MOVES;
-                match between().filter(|_| is_same && self.has_unread(!used.turn)) {
+                match self.between(run).filter(|_| is_same && self.has_unread(!used.turn)) {
                     Some(dead) => {
                         self.is_read = true;
                         self.next = Some((dead, Use { turn: !used.turn, ..used }));
                         self.then = Some((run, used));
                     }
-                    None => self.next = Some((run, used)),
+                    None => {
+                        // Nobody has said what stands there but who comes now.
+                        self.is_read = self.run == 0;
+                        self.next = Some((run, used));
+                    }
                 }
             }
         }
+    }
+
+    /// The run that has died last before this one, and is none that we know of.
+    fn between(&self, run: u64) -> Option<u64> {
+        let deaths = deaths::read_all(&self.own.join("deaths"));
+        let is_known = |other: &u64| [self.run, self.ended].contains(other);
+        let dead = deaths.iter().rev().map(|death| death.run);
+        dead.take_while(|other| !is_known(other)).find(|other| *other != run)
     }
 
     /// Bytes that stand in its pipes.
@@ -427,6 +442,7 @@ impl Stream {
         if self.run == 0 {
             return;
         }
+        self.ended = self.run;
         let exit = exit_of(&self.own, self.run);
         let sides = 1 + usize::from(self.used.is_split);
         let sides = &mut self.sides[..sides];
@@ -521,11 +537,6 @@ impl Stream {
         }
         tasks
     }
-}
-
-/// The run that has died last.
-fn last_dead(own: &Path) -> Option<u64> {
-    deaths::read_all(&own.join("deaths")).last().map(|death| death.run)
 }
 
 /// How a run has ended, as its worker has written down.

@@ -7,6 +7,7 @@ use reraise::backend::Exit;
 use reraise::history::tails;
 use reraise::logger::index::{self, Mark};
 use reraise::logger::{names, pipes};
+use reraise::record::Phase;
 
 use super::{find_logger, kill_logger, logger, rotated};
 use crate::steps::Traced;
@@ -122,6 +123,27 @@ fn a_logger_that_is_late_does_not_take_the_next_run_before_this_one() {
     wait_for("the logger to end", || find_logger(&s).is_none());
     let runs = runs(&s, "web");
     assert!(runs.len() == 6 && runs[..5].iter().all(|run| run.0 == "begins\nends\n"), "{runs:?}");
+}
+
+#[test]
+fn a_run_that_is_over_before_the_logger_looks_has_said_its_words() {
+    let s = Sandbox::new();
+    let go = s.at("go");
+    let keys = "config_start_sec=0.3\nconfig_max_retry=2\nconfig_retry_sec=0.5";
+    let first = format!("[ -e {0} ] && rm {0} && sleep 0.4", go.display());
+    s.script("web", &format!("{keys}\n{first}\necho word\nexit 3"));
+    fs::write(&go, "").unwrap();
+    s.ok(&["start", "web"]);
+    // It is raised at once, and again; then after a delay, in which no run speaks.
+    wait_for("the end of the third run", || {
+        s.log("web") == "word\n".repeat(3) && runs(&s, "web").last().is_some_and(|r| r.1.is_some())
+    });
+    let Some(held) = Traced::stop(logger(&s)) else { return };
+    s.wait_phase("web", Phase::Error);
+    held.kill_at_one(|_| false, 0, || true);
+    wait_for("the logger to end", || find_logger(&s).is_none());
+    assert_eq!(s.log("web"), "word\n".repeat(4));
+    assert_eq!(runs(&s, "web").last(), Some(&("word\n".to_owned(), Some(Exit::Code(3)))));
 }
 
 #[test]

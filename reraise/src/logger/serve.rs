@@ -259,9 +259,13 @@ impl Logger {
         let moment = Moment::now();
         // What has ended before we heard of it is heard of once more.
         let learnt = match left {
-            Some((run, used)) => stream
-                .learn(Found::Open(run, used), moment)
-                .and_then(|opened| stream.learn(found, moment).map(|_| opened)),
+            Some((run, used)) => {
+                stream.learn(Found::Open(run, used), moment).and_then(|mut opened| {
+                    let found = stream::look(stream.own())?;
+                    opened.extend(stream.learn(found, moment)?);
+                    Ok(opened)
+                })
+            }
             None => stream.learn(found, moment),
         };
         let opened = match learnt {

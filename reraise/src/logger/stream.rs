@@ -182,38 +182,41 @@ impl Stream {
     /// Takes note of what the slot says. The pipes that are to be listened on from now
     /// on come back.
     pub(super) fn learn(&mut self, found: Found, moment: Moment) -> io::Result<Vec<Pipe>> {
-        let mut opened = Vec::new();
         self.is_over = found == Found::Over;
         self.is_between = !matches!(found, Found::Open(..));
+        // Also of a run that has begun and ended since.
+        let opened = self.open(match found {
+            Found::Open(_, used) => used,
+            Found::Between | Found::Over => last_run(&self.own).map_or(self.used, |last| last.1),
+        })?;
         match found {
-            Found::Open(run, used) => {
-                let is_new = self.used == Use::default();
-                for pipe @ (which, turn) in PIPES {
-                    // The other turn as well, where it is there: of a run that was.
-                    let is_wanted = which == Which::Out || used.is_split;
-                    let place = &mut self.pipes[which as usize][usize::from(turn)];
-                    if !is_wanted || place.is_some() {
-                        continue;
-                    }
-                    match pipes::open(&pipes::path(&self.own, which, turn)) {
-                        Ok(file) => {
-                            *place = Some(file);
-                            opened.push(pipe);
-                        }
-                        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                        Err(e) => return Err(e),
-                    }
-                }
-                if is_new {
-                    self.begin(run, used, moment);
-                } else if run != self.run {
-                    self.follow(run, used);
-                }
-            }
+            Found::Open(run, used) if self.used == Use::default() => self.begin(run, used, moment),
+            Found::Open(run, used) if run != self.run => self.follow(run, used),
             Found::Between | Found::Over if self.run != 0 && self.next.is_none() => {
                 self.next = Some((0, self.used));
             }
-            Found::Between | Found::Over => {}
+            Found::Open(..) | Found::Between | Found::Over => {}
+        }
+        Ok(opened)
+    }
+
+    /// Opens the pipes of both turns that are there and were not open.
+    fn open(&mut self, used: Use) -> io::Result<Vec<Pipe>> {
+        let mut opened = Vec::new();
+        for pipe @ (which, turn) in PIPES {
+            let is_wanted = which == Which::Out || used.is_split;
+            let place = &mut self.pipes[which as usize][usize::from(turn)];
+            if !is_wanted || place.is_some() {
+                continue;
+            }
+            match pipes::open(&pipes::path(&self.own, which, turn)) {
+                Ok(file) => {
+                    *place = Some(file);
+                    opened.push(pipe);
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
         }
         Ok(opened)
     }
@@ -228,9 +231,33 @@ impl Stream {
             0 if used.is_split => err.last_run(&rules, moment),
             before => before,
         };
-        if self.has_unread(!used.turn) || ![0, run].contains(&before) {
+        let has_unread = self.has_unread(!used.turn);
+        // Unless one that has begun since has said it: the slot names that by now.
+        if has_unread
+            && let Some((newer, its)) = self.named()
+            && newer != run
+        {
+            return self.begin(newer, its, moment);
+        }
+        let before = match before {
+            0 if has_unread => self.between(run).unwrap_or(0),
+            before => before,
+        };
+        if before != run && (has_unread || before != 0) {
             (self.run, self.used) = (before, Use { turn: !used.turn, ..used });
             self.next = Some((run, used));
+        }
+    }
+
+    /// The run that the slot names now, whether it lives or not.
+    fn named(&mut self) -> Option<(u64, Use)> {
+        match look(&self.own) {
+            Ok(Found::Open(run, used)) => {
+                self.is_between = false;
+                Some((run, used))
+            }
+            Ok(_) => last_run(&self.own),
+            Err(_) => None,
         }
     }
 
@@ -322,14 +349,9 @@ impl Stream {
     /// Whether the slot names another run than the one that we know of. It does before
     /// that says its first word.
     fn hears_of_next(&mut self) -> bool {
-        let named = match (self.run, look(&self.own)) {
-            (0, Ok(Found::Open(run, used))) => {
-                self.is_between = false;
-                Some((run, used))
-            }
-            // It has begun and ended since we last looked.
-            (0, Ok(_)) => last_run(&self.own).filter(|(run, _)| *run != self.ended),
-            (0, Err(_)) => None,
+        // One that has ended may have begun since we last looked.
+        let named = match self.run {
+            0 => self.named().filter(|(run, _)| *run != self.ended),
             _ => last_run(&self.own),
         };
         match named {

@@ -267,6 +267,8 @@ fn a_log_that_cannot_be_written_is_said_and_the_service_runs() {
         });
         wait_for("the mend to be known", || !is_lost());
         s.ok(&["stop", "web"]);
+        // Its logger notes the end of the last run first.
+        wait_for("nothing to be left", || s.processes().is_empty());
         fs::remove_file(&current).unwrap();
     }
     drop(reader);

@@ -129,7 +129,7 @@ fn a_logger_that_is_late_does_not_take_the_next_run_before_this_one() {
 fn a_run_that_is_over_before_the_logger_looks_has_said_its_words() {
     let s = Sandbox::new();
     let go = s.at("go");
-    let keys = "config_start_sec=0.3\nconfig_max_retry=2\nconfig_retry_sec=0.5";
+    let keys = "config_start_sec=0.3\nconfig_max_retry=2\nconfig_retry_sec=3";
     let first = format!("[ -e {0} ] && rm {0} && sleep 0.4", go.display());
     s.script("web", &format!("{keys}\n{first}\necho word\nexit 3"));
     fs::write(&go, "").unwrap();

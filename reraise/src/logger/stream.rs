@@ -322,7 +322,8 @@ impl Stream {
         self.stuck = None;
         self.worked = Some(moment.now);
         if self.old.take_if(|old| *old <= moment.now).is_some() {
-            self.sides.iter_mut().for_each(|side| side.rotate_old(&rules, moment));
+            let sides = 1 + usize::from(self.used.is_split);
+            self.sides[..sides].iter_mut().for_each(|side| side.rotate_old(&rules, moment));
         }
         let has_more = self.work_by(&rules, shared, moment);
         if rules.logging.age.is_none() {

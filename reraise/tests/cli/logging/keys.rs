@@ -94,6 +94,7 @@ fn log_age() {
     echo.say("line");
     wait_for("a rotation", || rotated(&echo.log()).len() == 1);
     assert_eq!(whole(&echo.log()), b"line\n");
+    assert!(!echo.log().join("stderr").exists(), "they share one log");
 }
 
 #[test]

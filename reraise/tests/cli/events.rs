@@ -75,7 +75,8 @@ fn what_happens_is_followed() {
     s.script("web", SLEEPER);
     s.script("other", SLEEPER);
     s.up("other");
-    let mut command = s.command(&["events", "-f", "-n", "0", "web"]);
+    // Not with `-n 0`: what happens before it has begun to look would not be shown.
+    let mut command = s.command(&["events", "-f", "web"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = || words(&lines.next().unwrap().unwrap()).remove(0);

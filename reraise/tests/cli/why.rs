@@ -227,9 +227,13 @@ fn a_signal_and_what_it_may_mean() {
 #[test]
 fn the_end_of_an_adopted_run_is_known_and_kept_once() {
     let s = Sandbox::new();
-    s.script("web", "config_start_sec=0\ntrap 'exit 7' TERM\nwhile :; do sleep 0.02; done");
+    let ready = s.fifo("ready");
+    let body = "trap 'exit 7' TERM\necho >";
+    let rest = "\nwhile :; do sleep 0.02; done";
+    s.script("web", &format!("config_start_sec=0\n{body}{}{rest}", ready.shown()));
     let mut pid = s.up("web");
     for round in 1..=5 {
+        ready.line();
         let worker = s.worker("web");
         signal(worker, Signal::SIGKILL);
         wait_for("another worker", || {

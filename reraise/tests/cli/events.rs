@@ -86,6 +86,7 @@ fn what_happens_is_followed() {
     assert_eq!(next(), "web adopted");
     signal(pid, Signal::SIGKILL);
     assert_eq!([next(), next(), next()], ["web ended", "web starting", "web running"]);
+    assert_eq!(s.ok(&["events", "-n", "0", "web"]), "");
     drop(lines);
     // Nobody reads it any more, and it finds that without an event.
     let ended = child.wait().unwrap();

@@ -78,7 +78,6 @@ fn a_rotation_that_is_cut_short_is_finished() {
     let sink = Sink::open(&place, 10).unwrap();
     assert_eq!((sink.end(), sink.run()), (0, 0));
     assert_eq!(index::read(&at(&name)).unwrap().len(), 1);
-    drop(sink);
     // Killed before it was renamed.
     fs::write(at(CURRENT), "two\n").unwrap();
     assert_eq!(Sink::open(&place, 11).unwrap().end(), 4);
@@ -191,7 +190,6 @@ fn a_log_that_somebody_has_truncated_takes_its_marks_along() {
         sink.write(b"line\n").unwrap();
     }
     fs::write(sink.path(), "li").unwrap();
-    drop(sink);
     let sink = Sink::open(&place, 1).unwrap();
     assert_eq!((sink.end(), sink.run()), (2, 1));
     assert_eq!(index::read(&sink.path()).unwrap().len(), 1);
@@ -230,7 +228,6 @@ fn a_clock_that_is_set_back_keeps_no_log_from_growing_old() {
     let mut sink = Sink::open(&place(&dir), 1 << 60).unwrap();
     sink.mark(1 << 60, 7, Mark::Begin).unwrap();
     sink.write(b"line\n").unwrap();
-    drop(sink);
     let logging = Logging { age: Some(Duration::from_micros(5)), ..Logging::default() };
     let sink = Sink::open(&place(&dir), 10).unwrap();
     assert!(!sink.is_due(&logging, 10) && sink.is_due(&logging, 15));

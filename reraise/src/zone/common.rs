@@ -72,6 +72,13 @@ impl Common {
         })
     }
 
+    fn first_free(&self, from: usize) -> Option<usize> {
+        words(from..GRAINS).find_map(|(word, mask)| {
+            let free = !self.map[word] & mask;
+            (free != 0).then(|| word * 64 + free.trailing_zeros() as usize)
+        })
+    }
+
     /// The offset of the room in its first page, in grains.
     fn shift(&self) -> usize {
         (&raw const self.room).addr() % PAGE / GRAIN
@@ -97,17 +104,11 @@ impl Common {
     }
 
     fn first_fit(&mut self, count: usize, step: usize) -> Option<usize> {
+        self.first = self.first_free(self.first)?;
         let mut at = self.first.next_multiple_of(step);
-        let mut is_first = step == 1;
         while at + count <= GRAINS {
-            let Some(taken) = self.last_taken(at..at + count) else {
-                if is_first {
-                    self.first = at + count;
-                }
-                return Some(at);
-            };
-            at = (taken + 1).next_multiple_of(step);
-            is_first = is_first && count == 1;
+            let Some(taken) = self.last_taken(at..at + count) else { return Some(at) };
+            at = self.first_free(taken + 1)?.next_multiple_of(step);
         }
         None
     }
@@ -169,6 +170,41 @@ mod tests {
                     })
                     .collect();
                 assert_eq!(bits, (start..end).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_room_that_is_large_enough_is_taken() {
+        let mut common = Box::new(Common::new());
+        let base = (&raw const common.room).addr();
+        let mut taken = vec![false; GRAINS];
+        let mut held: Vec<(*mut u8, Layout)> = Vec::new();
+        let mut random: u64 = 7;
+        let mut next = |below: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99_991);
+            (random >> 33) as usize % below
+        };
+        for round in 0..20_000 {
+            // It fills up, and empties again.
+            let is_full = round / 5000 % 2 == 1;
+            if !held.is_empty() && next(10) < if is_full { 6 } else { 3 } {
+                let (block, layout) = held.swap_remove(next(held.len()));
+                assert!(common.give(block, layout));
+                let at = (block.addr() - base) / GRAIN;
+                taken[at..at + layout.size().div_ceil(GRAIN)].fill(false);
+                continue;
+            }
+            let layout = Layout::from_size_align(1 + next(300), 1 << next(7)).unwrap();
+            let (count, step) = (layout.size().div_ceil(GRAIN), layout.align().div_ceil(GRAIN));
+            let is_free =
+                |at: &usize| at + count <= GRAINS && !taken[*at..at + count].contains(&true);
+            let expected = (0..GRAINS).step_by(step.max(1)).find(is_free);
+            let block = common.take(layout, false);
+            assert_eq!(block.map(|block| (block.addr() - base) / GRAIN), expected, "{round}");
+            if let (Some(block), Some(at)) = (block, expected) {
+                taken[at..at + count].fill(true);
+                held.push((block, layout));
             }
         }
     }

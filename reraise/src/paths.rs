@@ -369,13 +369,14 @@ pub fn check_ancestors(path: &Path, trusted: &[u32]) -> Result<(), Fault> {
 pub fn check_log_dir(directory: &Path, me: u32) -> Result<(), Fault> {
     let there = directory.ancestors().find(|step| fs::symlink_metadata(step).is_ok());
     let there = there.unwrap_or(Path::new("/"));
-    let real = fs::canonicalize(there).unwrap_or_else(|_| there.to_owned());
+    let is_there =
+        |step: &Path| step == there || fs::canonicalize(there).is_ok_and(|real| step == real);
     check_way(there, &[me], |about, step| {
         let by_all = about.mode() & 0o002 != 0;
         let by_group = about.mode() & 0o020 != 0 && about.gid() != about.uid() && about.uid() != 0;
         // In the directory itself even what is mine could be forestalled.
-        let is_last = there == directory && (step == there || step == real);
-        (by_all || by_group) && (is_last || about.mode() & 0o1000 == 0)
+        let is_last = || there == directory && is_there(step);
+        (by_all || by_group) && (about.mode() & 0o1000 == 0 || is_last())
     })
 }
 

@@ -174,7 +174,9 @@ impl Side {
             let (Some(above), Some(place)) = (&rules.place, self.place(rules)) else {
                 return Ok(());
             };
-            above.check()?;
+            if *above != place {
+                above.check()?;
+            }
             self.sink = Some(Sink::open(&place, moment.wall)?);
         }
         if !self.has_replayed {

@@ -123,6 +123,7 @@ pub(crate) fn run(setting: &Setting, patterns: &[OsString], verb: Verb) -> Resul
     let mut places = Vec::new();
     for (name, entry) in &found.services {
         let is_named = found.named.contains(name);
+        line.next();
         match precheck(&line, name, entry.as_ref(), is_named, &mut places) {
             Ok(Some(one)) => {
                 // Asked for at once: the keeper works while we look at the next.

@@ -16,7 +16,7 @@ use crate::history::asked::Asked;
 use crate::lock;
 use crate::messages;
 use crate::name::ServiceName;
-use crate::supervise::link::{Request, micros};
+use crate::supervise::link::{Request, company};
 use crate::zone;
 
 /// How long nothing must have happened before the keeper takes its rest.
@@ -189,7 +189,7 @@ impl Keeper {
                         once: verb == "start-once",
                     },
                     "resume" => Request::Resume { client: token.to_string() },
-                    "stop" => Request::Stop { now: false, others_first: micros(&rest) },
+                    "stop" => Request::Stop { now: false, company: company(&rest) },
                     "stop-now" => Request::stop(true),
                     "restart" => Request::Restart,
                     _ => return self.is_too_old_for(token, &name),

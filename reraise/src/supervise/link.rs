@@ -17,6 +17,7 @@ use crate::lock::{self, Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
 use crate::revive;
+use crate::supervise::company::Company;
 use crate::supervise::news::News;
 
 /// Something that the keeper passes on.
@@ -35,9 +36,8 @@ pub enum Request {
     Stop {
         /// Without patience.
         now: bool,
-        /// Others are stopped as well: when the signal is sent, the rest can wait so
-        /// long for theirs.
-        others_first: Duration,
+        /// Who else: when the signal is sent, the rest can wait for theirs.
+        company: Company,
     },
     /// End the service, and leave what is wanted as it is.
     Leave {
@@ -57,7 +57,7 @@ impl Request {
     /// A stop of one service.
     #[must_use]
     pub const fn stop(now: bool) -> Self {
-        Self::Stop { now, others_first: Duration::ZERO }
+        Self::Stop { now, company: Company { since: Duration::ZERO, before: 0, after: 0 } }
     }
 
     /// As it travels.
@@ -68,9 +68,7 @@ impl Request {
                 let verb = if *once { "start-once" } else { "start" };
                 Frame::from_bytes(context.to_vec()).after(client).after(verb)
             }
-            Self::Stop { now: false, others_first } => {
-                Frame::new(["stop", &others_first.as_micros().to_string()])
-            }
+            Self::Stop { now: false, company } => Frame::new(["stop", &company.to_word()]),
             Self::Stop { now: true, .. } => Frame::new(["stop-now"]),
             Self::Leave { now: false } => Frame::new(["leave"]),
             Self::Leave { now: true } => Frame::new(["leave-now"]),
@@ -104,7 +102,7 @@ impl Request {
                 let (client, context) = (client.to_owned(), context.bytes().into());
                 Self::Start { client, context, once: verb == "start-once" }
             }
-            "stop" => Self::Stop { now: false, others_first: micros(&rest) },
+            "stop" => Self::Stop { now: false, company: company(&rest) },
             "stop-now" => Self::stop(true),
             "leave" => Self::Leave { now: false },
             "leave-now" => Self::Leave { now: true },
@@ -115,10 +113,9 @@ impl Request {
     }
 }
 
-/// A time in microseconds; nothing for nonsense.
-pub(crate) fn micros(frame: &Frame) -> Duration {
-    let number = frame.split().and_then(|(number, _)| number.parse().ok());
-    Duration::from_micros(number.unwrap_or(0))
+/// Who else was asked for.
+pub(crate) fn company(frame: &Frame) -> Company {
+    frame.split().map_or_else(Company::default, |(word, _)| Company::from_word(word))
 }
 
 /// How a new keeper is started: its program, and whom it is for.

@@ -7,6 +7,7 @@
 
 pub mod begin;
 mod chronicle;
+pub mod company;
 mod ending;
 pub mod ladder;
 pub mod launch;

@@ -1,7 +1,6 @@
 //! What a worker is asked for, by way of its keeper.
 
 use std::io;
-use std::time::Duration;
 
 use crate::backend::ProcessBackend;
 use crate::context::Context;
@@ -12,9 +11,6 @@ use crate::supervise::news::News;
 use crate::supervise::plan::{self, Raising};
 use crate::supervise::worker::Worker;
 use crate::wanted::Wanted;
-
-/// Nobody is kept waiting for longer, in however large a company.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 impl<B: ProcessBackend> Worker<B> {
     pub(super) fn on_requests(&mut self) -> io::Result<()> {
@@ -31,7 +27,7 @@ impl<B: ProcessBackend> Worker<B> {
                     self.on_start(&client, &context, once)?;
                 }
                 Some(Request::Resume { client }) => self.on_resume(&client)?,
-                Some(Request::Stop { now, others_first }) => {
+                Some(Request::Stop { now, company }) => {
                     // The signal first, since it takes effect meanwhile; the
                     // rest when the service has ended, or in a moment. If we
                     // are killed in between, the request was not acknowledged,
@@ -43,7 +39,8 @@ impl<B: ProcessBackend> Worker<B> {
                     match self.others {
                         // Its signal is on its way, and whatever comes of it keeps.
                         Some(_) if is_first => {
-                            self.backend.pause(others_first.min(LONGEST_PAUSE));
+                            let patience = company.patience(self.backend.now());
+                            self.backend.pause(patience);
                         }
                         Some(_) => {}
                         None => self.note_stop(),

@@ -4,11 +4,13 @@ use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use reraise::context::Context;
 use reraise::control::Frame;
 use reraise::error::{ExitCode, Fault};
 use reraise::name::ServiceName;
 use reraise::paths;
+use reraise::supervise::company::Company;
 
 use super::Verb;
 use crate::cli::client::Client;
@@ -22,26 +24,22 @@ pub(super) struct Line<'a> {
     place: OnceCell<(PathBuf, PathBuf)>,
     context: OnceCell<Context>,
     pub(super) client: Option<Client>,
-    /// How long a worker may leave the rest to do when its service has got its signal,
-    /// in microseconds.
-    others_first: String,
+    /// The place of a request among ours.
+    company: Company,
 }
-
-/// What a processor has to do for the end of one service, about. So long it is better
-/// used for the end of another.
-const SHARE: Duration = Duration::from_micros(120);
 
 impl<'a> Line<'a> {
     /// For so many services.
     pub(super) fn new(setting: &'a Setting, verb: Verb, count: usize) -> Self {
-        let others = u32::try_from(count.saturating_sub(1)).unwrap_or(u32::MAX);
-        let processors = match others {
-            0 => 1,
-            _ => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
-        };
-        let others_first = (SHARE.saturating_mul(others) / processors).as_micros().to_string();
+        let after = u32::try_from(count).unwrap_or(u32::MAX);
+        let company = Company { after, ..Company::default() };
         let (place, context) = (OnceCell::new(), OnceCell::new());
-        Self { setting, verb, place, context, client: None, others_first }
+        Self { setting, verb, place, context, client: None, company }
+    }
+
+    /// One of them has its turn.
+    pub(super) fn next(&mut self) {
+        self.company.after = self.company.after.saturating_sub(1);
     }
 
     /// `$RERAISE_PIDDIR` and `.reraise-UID`, made and checked.
@@ -82,8 +80,14 @@ impl<'a> Line<'a> {
     }
 
     pub(super) fn ask(&mut self, name: &ServiceName) -> Result<(), Fault> {
-        let frame = Frame::new([self.verb.word(), name.as_str(), &self.others_first]);
+        self.client()?;
+        if self.company.before == 0 {
+            let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
+            self.company.since = now.map_or(Duration::ZERO, Duration::from);
+        }
+        let frame = Frame::new([self.verb.word(), name.as_str(), &self.company.to_word()]);
         self.client()?.send(&frame);
+        self.company.before += 1;
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use crate::backend::fake::{Behaviour, Offspring};
 use crate::backend::{Exit, Output, ProcessBackend, Signal};
 use crate::record::Phase;
 use crate::supervise::begin::Task;
+use crate::supervise::company::Company;
 use crate::supervise::launch::Under;
 use crate::supervise::link::Request;
 use crate::supervise::machine::Outcome;
@@ -44,27 +45,27 @@ fn an_orderly_stop() {
 
 #[test]
 fn the_rest_of_a_stop_waits_for_others_when_the_signal_is_sent() {
-    for others_first in [0, 5_000, 100_000, 9_000_000] {
+    for (after, most) in [(0, 0), (50, 7), (90_000, 100)] {
         let end = Behaviour::waits().ending_on(Signal::SIGTERM, Duration::ZERO, Exit::Code(0));
         let bench = Bench::new("", [end]);
-        let others_first = Duration::from_micros(others_first);
-        bench.ask(20, [Request::Stop { now: false, others_first }]);
+        let company = Company { since: secs(20), before: 0, after };
+        bench.ask(20, [Request::Stop { now: false, company }]);
         assert_eq!((bench.run(bench.start()), bench.acks()), (STOPPED, 1));
         assert_eq!(bench.fake.sent()[0].at, secs(20));
-        assert_eq!(bench.now(), secs(20) + others_first.min(Duration::from_millis(100)));
+        let patience = company.patience(secs(20));
+        assert_eq!((bench.now(), patience.as_millis()), (secs(20) + patience, most));
         assert_eq!(bench.wanted(), Some(Wanted::Down));
     }
     // However often it is asked for at once: there is one signal.
     let end = Behaviour::waits().ending_on(Signal::SIGTERM, Duration::ZERO, Exit::Code(0));
     let bench = Bench::new("", [end]);
-    let others_first = Duration::from_millis(50);
-    bench.ask(20, vec![Request::Stop { now: false, others_first }; 3]);
+    let company = Company { since: secs(20), before: 0, after: 500 };
+    bench.ask(20, vec![Request::Stop { now: false, company }; 3]);
     assert_eq!((bench.run(bench.start()), bench.acks()), (STOPPED, 3));
-    assert_eq!(bench.now(), secs(20) + others_first);
+    assert_eq!(bench.now(), secs(20) + company.patience(secs(20)));
     // Who does not listen has the patience that it always has.
     let bench = Bench::new("", [stubborn()]);
-    let others_first = Duration::from_millis(50);
-    bench.ask(20, [Request::Stop { now: false, others_first }]);
+    bench.ask(20, [Request::Stop { now: false, company }]);
     assert_eq!((bench.run(bench.start()), bench.now()), (STOPPED, secs(50)));
 }
 

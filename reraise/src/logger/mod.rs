@@ -15,7 +15,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`pipes`], [`bell`] | between service, worker and logger |
-//! | [`serve`] | the loop |
+//! | [`serve`], `burst` | the loop; many services that are started together |
 //! | `stream` | one service: which run is speaking |
 //! | `side`, `flow` | one log: from the pipe to the disk, and what if that fails |
 //! | `sink`, `rotated` | the log on disk, and what it was before |
@@ -26,6 +26,7 @@
 
 mod after;
 pub mod bell;
+mod burst;
 mod flow;
 pub mod index;
 pub mod names;

@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 
 use super::after::After;
 use super::bell::{Bell, Rung};
+use super::burst::Burst;
 use super::pipes::{Held, Use};
 use super::request;
 use super::side::{Moment, Shared};
@@ -74,6 +75,8 @@ struct Logger {
     due: BTreeMap<u64, Instant>,
     /// Something was read since the logs were closed last.
     active: Option<Instant>,
+    /// Who has rung, and is looked at a little later.
+    burst: Burst,
     /// Services that could not be listened to.
     unheard: Option<Instant>,
     /// That was said.
@@ -108,6 +111,7 @@ pub fn run(orders: &Orders, keeper: UnixStream) -> io::Result<()> {
         gathered: Instant::now(),
         due: BTreeMap::new(),
         active: None,
+        burst: Burst::default(),
         unheard: None,
         has_complained: false,
     };
@@ -194,12 +198,14 @@ impl Logger {
     }
 
     fn is_idle(&self) -> bool {
-        self.streams.is_empty() && self.after.is_idle()
+        let all_are_heard = self.burst.is_over() && self.unheard.is_none();
+        self.streams.is_empty() && self.after.is_idle() && all_are_heard
     }
 
     fn deadline(&self) -> Option<Instant> {
         let rest = self.active.map(|active| active + REST);
-        self.due.values().copied().chain(rest).chain(self.unheard).chain(self.look_at).min()
+        let others = [rest, self.burst.end(), self.unheard, self.look_at];
+        self.due.values().copied().chain(others.into_iter().flatten()).min()
     }
 
     /// The keeper has gone. What still has a service goes on, until another keeper
@@ -215,7 +221,13 @@ impl Logger {
     fn on_bell(&mut self) {
         match self.bell.answer() {
             Rung::All => self.look_at_all(),
-            Rung::Names(names) => names.iter().for_each(|name| self.look_at(name)),
+            Rung::Names(names) => {
+                // Those that are known first: their words are read all the time.
+                let (known, new): (Vec<_>, Vec<_>) =
+                    names.into_iter().partition(|name| self.numbers.contains_key(name));
+                let now = self.burst.hear(new, Instant::now());
+                known.iter().chain(&now).for_each(|name| self.look_at(name));
+            }
         }
     }
 
@@ -227,6 +239,7 @@ impl Logger {
         };
         // First, so that its descriptor is free again.
         let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+        self.burst = Burst::default();
         for name in names {
             if let Ok(name) = ServiceName::new(&name) {
                 self.look_at(&name);
@@ -377,6 +390,9 @@ impl Logger {
 
     fn on_deadline(&mut self) {
         let now = Instant::now();
+        if self.burst.end().is_some_and(|end| end <= now) {
+            self.burst.take().iter().for_each(|name| self.look_at(name));
+        }
         let due = self.due.iter().filter(|(_, due)| **due <= now).map(|(number, _)| *number);
         due.collect::<Vec<u64>>().into_iter().for_each(|number| self.work(number));
         if self.unheard.is_some_and(|again| again <= now) {

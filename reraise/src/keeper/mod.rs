@@ -135,6 +135,8 @@ struct Keeper {
     patience: Option<Duration>,
     /// See `up`.
     is_foreground: bool,
+    /// Nothing was heard yet that was said to a keeper.
+    is_beginning: bool,
     leaving: Leaving,
     told: Told,
     /// What it ends with.
@@ -279,6 +281,7 @@ impl Keeper {
         ];
         let mut keeper = Self::new(command, me, lock, place, &signals, inherited)?;
         keeper.is_foreground = up.is_some();
+        keeper.is_beginning = is_new && up.is_none();
         if up.is_none() {
             settle::announce(is_quiet);
         }
@@ -337,6 +340,7 @@ impl Keeper {
             patience_with_peers: peers::FIRST_NAP,
             patience: Some(now() + PATIENCE),
             is_foreground: false,
+            is_beginning: false,
             leaving: Leaving::No,
             told: Told::default(),
             code: 0,

@@ -87,6 +87,13 @@ impl Keeper {
 
     /// Waits for what comes next; `None` when time has passed.
     fn wait(&mut self) -> io::Result<Option<QueueEvent>> {
+        if self.is_beginning {
+            let heard = self.queue.next(Some(Duration::ZERO))?;
+            self.is_beginning = heard.is_some();
+            if heard.is_some() {
+                return Ok(heard);
+            }
+        }
         while !self.answers.is_empty() {
             let heard = self.queue.next(Some(Duration::ZERO));
             if !matches!(heard, Ok(None)) {
@@ -145,6 +152,11 @@ impl Keeper {
     fn on_signal(&mut self, signal: Signal) {
         match signal {
             Signal::SIGCHLD => self.reap(),
+            // Sent to what we were before: a process of a service whose script said
+            // `reraise start`, and which is being stopped.
+            Signal::SIGTERM | Signal::SIGINT if self.is_beginning => {
+                messages::say("keeper", &format!("{signal} came too early, and is let pass"));
+            }
             // The end of the session or of the machine: all services end in
             // order, and what is wanted stays as it was.
             Signal::SIGTERM | Signal::SIGINT => self.leave(&signal.as_str()[3..]),
@@ -194,6 +206,8 @@ impl Keeper {
                     "restart" => Request::Restart,
                     _ => return self.is_too_old_for(token, &name),
                 };
+                // Whoever gets an answer knows us.
+                self.is_beginning = false;
                 let who = self.connections.get(&token).map_or("", |c| &c.asker);
                 self.askers.insert(name.clone(), Asked::now(verb, who));
                 self.on_request(token, name, request);

@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
 use reraise::record::Phase;
 
-use crate::support::{SLEEPER, Sandbox, is_alive, signal, wait_for, wait_gone, write_program};
+use crate::support::{
+    SLEEPER, Sandbox, auto_reraise, is_alive, signal, spawn, wait_for, wait_gone, write_program,
+};
 
 #[test]
 fn a_worker_that_fails_is_no_silence() {
@@ -32,6 +36,31 @@ fn a_worker_that_fails_is_no_silence() {
     // Mended.
     fs::remove_dir(&lock).unwrap();
     s.up("web");
+}
+
+#[test]
+fn a_signal_that_came_before_it_was_the_keeper_is_no_order() {
+    let s = Sandbox::new();
+    s.script("web", SLEEPER);
+    let mut command = s.program(auto_reraise());
+    command.arg("--keeper").arg(&s.p).arg("--quiet");
+    // It waits until it can be heard.
+    let leave = || {
+        SigSet::from(Signal::SIGTERM).thread_block()?;
+        Ok(kill(Pid::this(), Signal::SIGTERM)?)
+    };
+    // SAFETY: system calls alone.
+    unsafe { command.pre_exec(leave) };
+    let mut keeper = spawn(&mut command);
+    let pid = keeper.id().cast_signed();
+    wait_for("a keeper", || s.find_keeper() == Some(pid));
+    let web = s.up("web");
+    assert_eq!(s.keeper(), pid);
+    assert!(s.messages().contains("SIGTERM came too early"), "{}", s.messages());
+    // Any other one is.
+    signal(pid, Signal::SIGTERM);
+    wait_gone(web);
+    assert!(keeper.wait().unwrap().success());
 }
 
 #[test]

@@ -9,19 +9,17 @@ use crate::name::ServiceName;
 
 /// So many in a row are looked at at once.
 const FEW: usize = 4;
-/// When nobody has rung for so long, the burst is over.
+/// When nobody has rung for so long, the row is at its end, and a burst is over.
 const LULL: Duration = Duration::from_millis(5);
 /// However many there are, nobody waits for longer.
 const LONGEST: Duration = Duration::from_millis(150);
 
-/// Who has rung.
+/// Who has rung in a row.
 #[derive(Debug, Default)]
 pub(super) struct Burst {
-    /// How many have rung in a row, and when the last did.
-    row: usize,
-    last: Option<Instant>,
-    /// Who has done so in this burst, and whether they wait.
+    /// And whether they wait.
     names: BTreeMap<ServiceName, bool>,
+    last: Option<Instant>,
     /// When the burst began, and when it is taken to be over.
     span: Option<(Instant, Instant)>,
 }
@@ -35,21 +33,18 @@ impl Burst {
         if rung.is_empty() {
             return rung;
         }
-        if self.last.replace(now).is_none_or(|last| last + LULL < now) {
-            self.row = 0;
+        let is_row = self.last.replace(now).is_some_and(|last| now <= last + LULL);
+        if !is_row && self.span.is_none() {
+            self.names.clear();
         }
-        self.row += rung.len();
-        let Some((since, _)) = self.span.or((self.row > FEW).then_some((now, now))) else {
-            return rung;
+        let (again, new): (Vec<_>, Vec<_>) =
+            rung.into_iter().partition(|name| self.names.insert(name.clone(), false).is_some());
+        let Some((since, _)) = self.span.or((self.names.len() > FEW).then_some((now, now))) else {
+            return new.into_iter().chain(again).collect();
         };
         self.span = Some((since, (now + LULL).min(since + LONGEST)));
-        rung.into_iter()
-            .filter(|name| {
-                let has_rung = self.names.contains_key(name);
-                self.names.insert(name.clone(), !has_rung);
-                has_rung
-            })
-            .collect()
+        self.names.extend(new.into_iter().map(|name| (name, true)));
+        again
     }
 
     /// When it is over.
@@ -64,7 +59,7 @@ impl Burst {
 
     /// It is over: who is to be looked at.
     pub(super) fn take(&mut self) -> Vec<ServiceName> {
-        (self.span, self.row) = (None, 0);
+        self.span = None;
         let names = std::mem::take(&mut self.names);
         names.into_iter().filter_map(|(name, is_waiting)| is_waiting.then_some(name)).collect()
     }
@@ -93,7 +88,12 @@ mod tests {
     fn many_are_looked_at_together_when_it_is_over() {
         let (mut burst, begin) = (Burst::default(), Instant::now());
         assert_eq!(burst.hear(names(10..14), begin), names(10..14));
+        // It rings again and again: that makes no burst.
+        for _ in 0..9 {
+            assert_eq!(burst.hear(names(12..14), begin), names(12..14));
+        }
         assert_eq!(burst.hear(names(0..5), begin), []);
+        assert_eq!(burst.hear(names(12..13), begin), names(12..13));
         assert_eq!(burst.end(), Some(begin + LULL));
         // It goes on as long as somebody rings.
         assert_eq!(burst.hear(names(5..6), begin + LULL / 2), []);

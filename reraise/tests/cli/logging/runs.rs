@@ -201,3 +201,16 @@ fn the_last_lines_of_a_run_outlive_its_log() {
     fs::remove_dir_all(s.l.join("web")).unwrap();
     assert!(tails::find(&tails, run).is_some());
 }
+
+#[test]
+fn services_that_are_started_together_are_all_heard() {
+    let s = Sandbox::new();
+    let names: Vec<String> = (0..12).map(|number| format!("web-{number}")).collect();
+    for name in &names {
+        s.script(name, "config_start_sec=0\necho word\nexec sleep 1000000");
+    }
+    s.ok(&["start", "*"]);
+    for name in &names {
+        wait_for(name, || s.log(name).lines().count() == 1 && runs(&s, name).len() == 1);
+    }
+}

@@ -322,6 +322,13 @@ impl Native {
     }
 }
 
+/// The time by `CLOCK_MONOTONIC`, which all processes of a system share.
+#[must_use]
+pub fn now() -> Duration {
+    // It fails only for clocks that do not exist.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
 impl ProcessBackend for Native {
     fn spawn(&mut self, launch: Launch) -> io::Result<ProcessId> {
         let (pid, gate, cradle) = spawn::start_gated(launch)?;
@@ -433,8 +440,7 @@ impl ProcessBackend for Native {
     }
 
     fn now(&self) -> Duration {
-        // It fails only for clocks that do not exist.
-        clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+        now()
     }
 
     fn owner(&self, path: &Path) -> io::Result<Owner> {

@@ -41,9 +41,8 @@ use std::time::Duration;
 
 use nix::fcntl::Flock;
 use nix::sys::signal::Signal;
-use nix::time::{ClockId, clock_gettime};
 
-use crate::backend::native::{self, EventQueue};
+use crate::backend::native::{self, EventQueue, now};
 use crate::error::Fault;
 use crate::history::asked::Asked;
 use crate::lock::{self, Holder, LockFile};
@@ -159,10 +158,6 @@ enum Next {
     Other(Client, PathBuf),
     /// There is nothing more to do.
     End,
-}
-
-fn now() -> Duration {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 /// How a keeper is to be.

@@ -2,9 +2,8 @@
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
+use reraise::backend::native;
 use reraise::context::Context;
 use reraise::control::Frame;
 use reraise::error::{ExitCode, Fault};
@@ -82,8 +81,7 @@ impl<'a> Line<'a> {
     pub(super) fn ask(&mut self, name: &ServiceName) -> Result<(), Fault> {
         self.client()?;
         if self.company.before == 0 {
-            let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
-            self.company.since = now.map_or(Duration::ZERO, Duration::from);
+            self.company.since = native::now();
         }
         let frame = Frame::new([self.verb.word(), name.as_str(), &self.company.to_word()]);
         self.client()?.send(&frame);

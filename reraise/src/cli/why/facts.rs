@@ -6,8 +6,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
-
 use reraise::backend::native;
 use reraise::config::{self, Config, LogTo, Place};
 use reraise::context::Context;
@@ -96,7 +94,7 @@ pub(super) fn gather(setting: &Setting, name: &ServiceName, entry: Option<&Entry
     let logdir = context.as_ref().map_or_else(|| setting.dirs.logdir(owner), |c| c.logdir.clone());
     let (config, places) = entry.map(|e| read_config(e, context.as_ref())).unwrap_or_default();
     let log = log_of(&config, &logdir, name);
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    let now = native::now();
     let left =
         |until: Duration| (!until.is_zero()).then(|| until.saturating_sub(now).as_secs_f64());
     let runs = matches!(seen.state, State::Running | State::Starting | State::Stopping);

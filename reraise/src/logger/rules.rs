@@ -114,30 +114,43 @@ fn look(path: &Path) -> Look {
 impl Script {
     /// The rules, if they may have changed. A script that may not be used, or makes no
     /// sense, changes nothing but is told of.
-    pub fn read(&mut self, own: &Path, name: &ServiceName) -> Option<Result<Rules, String>> {
+    ///
+    /// # Errors
+    /// When descriptors or memory have run out, which says nothing about the script.
+    pub fn read(
+        &mut self,
+        own: &Path,
+        name: &ServiceName,
+    ) -> io::Result<Option<Result<Rules, String>>> {
         if let Some((path, before)) = &self.seen
             && look(path) == *before
         {
-            return None;
+            return Ok(None);
         }
-        let Some(context) = Context::read(&own.join("context")) else {
-            self.seen = None;
-            return Some(Err("the surroundings that it was started with are gone".to_owned()));
+        self.seen = None;
+        let Some(context) = Context::kept(&own.join("context"))? else {
+            let why = "the surroundings that it was started with are gone";
+            return Ok(Some(Err(why.to_owned())));
         };
         let path = context.dir.join(name.as_str());
-        self.seen = Some((path.clone(), look(&path)));
+        let before = look(&path);
         let loaded = match launch::load(&context, name) {
             Ok(loaded) => loaded,
-            Err(fault) => return Some(Err(fault.what)),
+            Err(fault) => {
+                // Unless that is only because nothing can be read just now.
+                fs::File::open("/")?;
+                self.seen = Some((path, before));
+                return Ok(Some(Err(fault.what)));
+            }
         };
         let place = Place::of(&loaded.config, &context.logdir, name);
         // Where it is a directory, the script is in it.
         let program = loaded.entry.program.clone();
         self.seen = Some((program.clone(), look(&program)));
-        Some(match loaded.problems.first() {
+        Ok(Some(match loaded.problems.first() {
             Some(problem) => Err(format!("{}: {problem}", program.display())),
             None => Ok(Rules { place, logging: loaded.config.logging }),
-        })
+        }))
     }
 
     /// What holds while the script cannot be read.

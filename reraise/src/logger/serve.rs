@@ -22,7 +22,7 @@ use super::request;
 use super::side::{Moment, Shared};
 use super::stream::{self, Found, PIPES, Pipe, Stream};
 use crate::backend::native::{self, EventQueue, QueueEvent};
-use crate::error::reason;
+use crate::error::{is_shortage, reason};
 use crate::lock::{self, Holder, LockFile};
 use crate::messages;
 use crate::name::ServiceName;
@@ -254,11 +254,18 @@ impl Logger {
             Err(e) => return self.look_again(name.as_str(), &e),
         };
         let mut left = None;
-        let number = match (self.numbers.get(name), found) {
-            (Some(&number), _) => number,
+        let has_begun = |number: &u64| self.streams.get(number).is_some_and(|s| s.has_begun());
+        let number = match (self.numbers.get(name).copied().filter(has_begun), found) {
+            (Some(number), _) => number,
             (None, Found::Between | Found::Over) => {
-                left = stream::left(&own, name);
+                left = match stream::left(&own, name) {
+                    Ok(left) => left,
+                    Err(e) => return self.look_again(name.as_str(), &e),
+                };
                 if left.is_none() {
+                    if let Some(&number) = self.numbers.get(name) {
+                        self.drop_stream(number);
+                    }
                     if request::is_there(&own) {
                         request::answer(&own, &Ok(false));
                     }
@@ -271,7 +278,7 @@ impl Logger {
         let Some(stream) = self.streams.get_mut(&number) else { return };
         let moment = Moment::now();
         // What has ended before we heard of it is heard of once more.
-        let learnt = match left {
+        let learn = |stream: &mut Stream| match left {
             Some((run, used)) => {
                 stream.learn(Found::Open(run, used), moment).and_then(|mut opened| {
                     let found = stream::look(stream.own())?;
@@ -281,10 +288,21 @@ impl Logger {
             }
             None => stream.learn(found, moment),
         };
+        let learnt = match learn(stream) {
+            Err(e) if is_shortage(&e) => {
+                // Logs can be opened again.
+                self.streams.values_mut().for_each(|stream| stream.close());
+                self.streams.get_mut(&number).map_or(Err(e), |stream| learn(stream))
+            }
+            learnt => learnt,
+        };
         let opened = match learnt {
             Ok(opened) => opened,
+            // Its pipes stay open: nobody else may hold them by the time we look again.
+            Err(e) if is_shortage(&e) => return self.look_again(name.as_str(), &e),
             Err(e) => return self.cannot_hear(name, number, &e),
         };
+        let Some(stream) = self.streams.get_mut(&number) else { return };
         for pipe in opened {
             // What is stuck is listened to when it goes on.
             let Some(file) = stream.pipe(pipe).filter(|_| stream.stuck.is_none()) else { continue };
@@ -297,6 +315,10 @@ impl Logger {
     }
 
     fn add(&mut self, name: &ServiceName, own: PathBuf) -> u64 {
+        // There was a shortage when we first heard of it.
+        if let Some(&number) = self.numbers.get(name) {
+            return number;
+        }
         let number = self.next;
         self.next += 1;
         self.streams.insert(number, Box::new(Stream::new(name.clone(), own)));

@@ -22,6 +22,7 @@ use super::stage::{self, Head, Stage};
 use crate::backend::Exit;
 use crate::backend::native::{self, Peephole};
 use crate::config::{LogFull, LogTime};
+use crate::error::is_shortage;
 use trouble::Trouble;
 
 /// Bytes of one step, and of one turn among all services.
@@ -144,12 +145,15 @@ impl Side {
 
     /// The run that has said what stands last in the log, unless its end is noted; 0:
     /// none.
-    pub(super) fn last_run(&mut self, rules: &Rules, moment: Moment) -> u64 {
+    ///
+    /// # Errors
+    /// When descriptors or memory have run out.
+    pub(super) fn last_run(&mut self, rules: &Rules, moment: Moment) -> io::Result<u64> {
         let has_log = |place: Place| place.directory.join(names::CURRENT).exists();
         if self.place(rules).is_some_and(has_log) {
-            let _ = self.open(rules, moment);
+            self.open(rules, moment).or_else(|e| if is_shortage(&e) { Err(e) } else { Ok(()) })?;
         }
-        self.sink.as_ref().map_or(0, Sink::run)
+        Ok(self.sink.as_ref().map_or(0, Sink::run))
     }
 
     /// Whether a logger before us has left something on its way to the log.
@@ -409,7 +413,7 @@ impl Side {
 
     /// Removes rotated files that are too many by new rules.
     pub(super) fn prune(&mut self, rules: &Rules, moment: Moment) {
-        self.last_run(rules, moment);
+        let _ = self.last_run(rules, moment);
         if let Some(sink) = &self.sink {
             let _ = sink.prune(&rules.logging);
         }

@@ -12,6 +12,7 @@ use super::report::Report;
 use super::rules::{Rules, Script};
 use super::side::{Flow, Moment, Shared, Side, Turn};
 use crate::backend::{Exit, native};
+use crate::error::is_shortage;
 use crate::history::{deaths, tails};
 use crate::messages;
 use crate::name::ServiceName;
@@ -47,6 +48,8 @@ pub(super) struct Stream {
     is_over: bool,
     sides: [Side; 2],
     pipes: [[Option<File>; 2]; 2],
+    /// Those that nobody listens to yet.
+    opened: Vec<Pipe>,
     report: Report,
     reported: (Report, Option<Instant>),
     /// When something was read last.
@@ -98,19 +101,30 @@ fn last_run(own: &Path) -> Option<(u64, Use)> {
 
 /// The same, if it has ended before we heard of it and has left us something to do:
 /// its last words, say, which its worker holds for a moment.
-pub(super) fn left(own: &Path, name: &ServiceName) -> Option<(u64, Use)> {
-    let (run, used) = last_run(own)?;
-    let is_unread = |(which, turn): Pipe| {
-        let pipe = pipes::open(&pipes::path(own, which, turn));
-        pipe.is_ok_and(|pipe| native::unread(pipe.as_fd()) > 0)
-    };
+///
+/// # Errors
+/// When that cannot be told just now.
+pub(super) fn left(own: &Path, name: &ServiceName) -> io::Result<Option<(u64, Use)>> {
+    let Some((run, used)) = last_run(own) else { return Ok(None) };
+    for (which, turn) in PIPES {
+        match pipes::open(&pipes::path(own, which, turn)) {
+            Ok(pipe) if native::unread(pipe.as_fd()) > 0 => return Ok(Some((run, used))),
+            Err(e) if is_shortage(&e) => return Err(e),
+            Ok(_) | Err(_) => {}
+        }
+    }
     let mut sides = [Side::new(own, Which::Out), Side::new(own, Which::Err)];
-    let is_left = PIPES.into_iter().any(is_unread) || sides.iter().any(Side::is_staged) || {
-        // That its script is gone, or makes no sense, is no matter any more.
-        let rules = Script::default().read(own, name)?.ok()?;
-        sides.iter_mut().any(|side| side.last_run(&rules, Moment::now()) == run)
-    };
-    is_left.then_some((run, used))
+    if sides.iter().any(Side::is_staged) {
+        return Ok(Some((run, used)));
+    }
+    // That its script is gone, or makes no sense, is no matter any more.
+    let Some(Ok(rules)) = Script::default().read(own, name)? else { return Ok(None) };
+    for side in &mut sides {
+        if side.last_run(&rules, Moment::now())? == run {
+            return Ok(Some((run, used)));
+        }
+    }
+    Ok(None)
 }
 
 fn found(slot: &Slot) -> Found {
@@ -151,6 +165,7 @@ impl Stream {
             is_over: false,
             sides,
             pipes: [const { [const { None }; 2] }; 2],
+            opened: Vec::new(),
             reported: (report.clone(), None),
             report,
             worked: None,
@@ -169,6 +184,11 @@ impl Stream {
         &self.own
     }
 
+    /// Whether it knows of a run, or has.
+    pub(super) fn has_begun(&self) -> bool {
+        self.used != Use::default()
+    }
+
     /// Whether this pipe is for a run that we may not know of yet.
     pub(super) fn is_news(&self, pipe: Pipe) -> bool {
         self.next.is_none() && pipe.1 != self.used.turn
@@ -181,28 +201,32 @@ impl Stream {
 
     /// Takes note of what the slot says. The pipes that are to be listened on from now
     /// on come back.
+    ///
+    /// # Errors
+    /// Where that is a shortage, nothing is lost: it can be learnt later.
     pub(super) fn learn(&mut self, found: Found, moment: Moment) -> io::Result<Vec<Pipe>> {
         self.is_over = found == Found::Over;
         self.is_between = !matches!(found, Found::Open(..));
         // Also of a run that has begun and ended since.
-        let opened = self.open(match found {
+        self.open(match found {
             Found::Open(_, used) => used,
             Found::Between | Found::Over => last_run(&self.own).map_or(self.used, |last| last.1),
         })?;
         match found {
-            Found::Open(run, used) if self.used == Use::default() => self.begin(run, used, moment),
+            Found::Open(run, used) if !self.has_begun() => {
+                self.begin(run, used, moment)?;
+            }
             Found::Open(run, used) if run != self.run => self.follow(run, used),
             Found::Between | Found::Over if self.run != 0 && self.next.is_none() => {
                 self.next = Some((0, self.used));
             }
             Found::Open(..) | Found::Between | Found::Over => {}
         }
-        Ok(opened)
+        Ok(std::mem::take(&mut self.opened))
     }
 
     /// Opens the pipes of both turns that are there and were not open.
-    fn open(&mut self, used: Use) -> io::Result<Vec<Pipe>> {
-        let mut opened = Vec::new();
+    fn open(&mut self, used: Use) -> io::Result<()> {
         for pipe @ (which, turn) in PIPES {
             let is_wanted = which == Which::Out || used.is_split;
             let place = &mut self.pipes[which as usize][usize::from(turn)];
@@ -212,25 +236,27 @@ impl Stream {
             match pipes::open(&pipes::path(&self.own, which, turn)) {
                 Ok(file) => {
                     *place = Some(file);
-                    opened.push(pipe);
+                    self.opened.push(pipe);
                 }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                // We hear of it once more when its run has begun.
+                Err(e) if is_shortage(&e) && turn != used.turn => {}
                 Err(e) => return Err(e),
             }
         }
-        Ok(opened)
+        Ok(())
     }
 
     /// Heard of for the first time. The run that the log ends with may be another one,
     /// whose end nobody has noted; what is in the other pipes was said before, by that.
-    fn begin(&mut self, run: u64, used: Use, moment: Moment) {
-        (self.run, self.used) = (run, used);
-        let rules = self.rules(moment);
+    fn begin(&mut self, run: u64, used: Use, moment: Moment) -> io::Result<()> {
+        let rules = self.rules(moment)?;
         let [out, err] = &mut self.sides;
-        let before = match out.last_run(&rules, moment) {
-            0 if used.is_split => err.last_run(&rules, moment),
+        let before = match out.last_run(&rules, moment)? {
+            0 if used.is_split => err.last_run(&rules, moment)?,
             before => before,
         };
+        (self.run, self.used) = (run, used);
         let has_unread = self.has_unread(!used.turn);
         // Unless one that has begun since has said it: the slot names that by now.
         if has_unread
@@ -247,6 +273,7 @@ impl Stream {
             (self.run, self.used) = (before, Use { turn: !used.turn, ..used });
             self.next = Some((run, used));
         }
+        Ok(())
     }
 
     /// The run that the slot names now, whether it lives or not.
@@ -262,14 +289,15 @@ impl Stream {
     }
 
     /// Reads the rules anew if that may be needed, and sees that the logs are there.
-    fn refresh(&mut self, moment: Moment) {
+    fn refresh(&mut self, moment: Moment) -> io::Result<()> {
         if self.rules.is_some()
             && self.looked.is_some_and(|looked| moment.now.duration_since(looked) < LOOK)
         {
-            return;
+            return Ok(());
         }
+        let read = self.script.read(&self.own, &self.name)?;
         self.looked = Some(moment.now);
-        match self.script.read(&self.own, &self.name) {
+        match read {
             Some(Ok(rules)) => {
                 let before = self.rules.replace(rules.clone());
                 if before.as_ref().is_some_and(|before| before.place != rules.place) {
@@ -293,32 +321,22 @@ impl Stream {
                 side.close();
             }
         }
+        Ok(())
     }
 
     /// The rules, read if need be.
-    fn rules(&mut self, moment: Moment) -> Rules {
-        self.refresh(moment);
+    fn rules(&mut self, moment: Moment) -> io::Result<Rules> {
+        self.refresh(moment)?;
         let fallback = || Script::fallback(&self.own, &self.name);
-        self.rules.clone().unwrap_or_else(fallback)
+        Ok(self.rules.clone().unwrap_or_else(fallback))
     }
 
     /// Reads what is there, for a while; whether there is more.
     pub(super) fn work(&mut self, shared: &mut Shared, moment: Moment) -> bool {
-        if self.is_silent() {
-            return false;
-        }
-        if self.rules.is_none() {
-            self.refresh(moment);
-        } else {
-            let is_due = self.looked.is_none_or(|looked| moment.now.duration_since(looked) >= LOOK);
-            if is_due {
-                self.refresh(moment);
-            }
-        }
-        let rules = match self.rules.take() {
-            Some(rules) => rules,
-            None => Script::fallback(&self.own, &self.name),
-        };
+        // That it cannot be read just now changes nothing.
+        let _ = self.refresh(moment);
+        // There are none before we have learnt of it.
+        let Some(rules) = self.rules.take() else { return false };
         self.stuck = None;
         self.worked = Some(moment.now);
         if self.old.take_if(|old| *old <= moment.now).is_some() {
@@ -334,17 +352,6 @@ impl Stream {
         self.rules = Some(rules);
         self.tell(moment);
         has_more
-    }
-
-    /// Whether it has not said anything since we know it, so that nothing needs to be
-    /// known of its script yet: thousands may be started at once.
-    fn is_silent(&self) -> bool {
-        let has_none = |file: &File| native::unread(file.as_fd()) == 0;
-        native::MOVES
-            && self.rules.is_none()
-            && self.next.is_none()
-            && !self.is_over
-            && self.pipes.iter().flatten().flatten().all(has_none)
     }
 
     /// Whether the slot names another run than the one that we know of. It does before
@@ -533,7 +540,7 @@ impl Stream {
 
     /// Rotates its logs; whether there was anything in them.
     pub(super) fn rotate(&mut self, moment: Moment) -> io::Result<bool> {
-        let rules = self.rules(moment);
+        let rules = self.rules(moment)?;
         let mut has_rotated = self.sides[0].rotate(&rules, moment)?;
         if self.used.is_split {
             has_rotated |= self.sides[1].rotate(&rules, moment)?;

@@ -7,10 +7,10 @@ use std::os::fd::AsFd;
 
 use super::super::flow::deliver;
 use super::super::stage::{Head, Stage};
-use super::trouble::is_shortage;
 use super::{BUDGET, Flow, STEP, Shared, Side, Turn, goes_on};
 use crate::backend::native;
 use crate::config::Logging;
+use crate::error::is_shortage;
 
 impl Side {
     /// By way of the stage, where each line gets its time.

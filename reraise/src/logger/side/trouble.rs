@@ -11,7 +11,7 @@ use super::super::rotated;
 use super::super::rules::Rules;
 use super::{Flow, Moment, Shared, Side, Turn};
 use crate::config::LogFull;
-use crate::error::reason;
+use crate::error::{is_shortage, reason};
 
 /// When a log that could not be written is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -107,9 +107,4 @@ impl Side {
         self.lost.1 += lost.1;
         flow
     }
-}
-
-/// Descriptors have run out.
-pub(super) fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

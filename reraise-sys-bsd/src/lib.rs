@@ -42,7 +42,7 @@ cfg_if::cfg_if! {
         pub use ours::{children, close_from, descendants, processes, set_title, variable};
         pub use notify::Notify;
         pub use pipe::{MOVES, Peephole, enlarge, move_bytes, unread};
-        pub use posix::{code, discard, first_stack, forget_environment, fork_beside, fork_onto, guard, knows_its_children, leave_first_stack, map_memory, memory_kills, parent, peek_child, prepare_title, start_beside, usage_of_ended};
+        pub use posix::{code, discard, first_stack, forget_environment, fork_beside, fork_onto, guard, knows_its_children, leave_first_stack, map_memory, memory_counter, memory_kills, parent, peek_child, prepare_title, start_beside, usage_of_ended};
         pub use reaper::{KEEPS_ORPHANS, become_subreaper};
         pub use tree::Process;
 

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
@@ -57,9 +58,15 @@ pub fn peek_child(or_stopped: bool) -> io::Result<Option<(i32, i32)>> {
     Ok(Some((pid, status)))
 }
 
-/// How many processes the kernel has killed for memory: nobody counts them for us here.
+/// Where the kernel counts what it has killed for memory: nowhere here.
 #[must_use]
-pub fn memory_kills() -> Option<u64> {
+pub fn memory_counter() -> Option<PathBuf> {
+    None
+}
+
+/// How many that were.
+#[must_use]
+pub fn memory_kills(_counter: &Path) -> Option<u64> {
     None
 }
 

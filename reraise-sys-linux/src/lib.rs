@@ -12,7 +12,7 @@
 //! | [`EventQueue`] | signals, deaths of processes that are not our children, readable descriptors |
 //! | [`processes`], [`children`], [`descendants`], [`variable`] | who belongs to whom |
 //! | [`peek_child`], [`exit_status`], [`usage_of_ended`] | how a process ended |
-//! | [`memory_kills`] | whether something was killed for want of memory |
+//! | [`memory_counter`], [`memory_kills`] | whether something was killed for want of memory |
 //! | [`is_stopped`] | whether somebody has stopped it |
 //! | [`knows_its_children`] | whether it has heard of all its children's ends |
 //! | [`become_subreaper`], [`fork_beside`], [`set_title`], [`close_from`] | what we ask for ourselves |
@@ -27,7 +27,7 @@ mod proc;
 mod queue;
 
 pub use identity::{born, disable_pidfd, exit_status, has_handles, send};
-pub use memory::memory_kills;
+pub use memory::{memory_counter, memory_kills};
 pub use notify::Notify;
 pub use ours::{
     become_subreaper, close_from, code, discard, first_stack, forget_environment, fork_beside,

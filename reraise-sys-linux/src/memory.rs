@@ -2,25 +2,30 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::path::{Path, PathBuf};
 
-/// How many processes the kernel has killed for memory in our control group, which is
-/// that of our children unless they have left it; `None` where it does not tell, as in
-/// a root group. Version 2 counts them in `memory.events` (Linux 4.13), with those of
-/// the groups below; version 1 in `memory.oom_control`.
+/// Where the kernel counts what it has killed for memory in our control group, which is
+/// that of our children unless they have left it: version 2 in `memory.events` (Linux
+/// 4.13), with those of the groups below; version 1 in `memory.oom_control`.
 #[must_use]
-pub fn memory_kills() -> Option<u64> {
+pub fn memory_counter() -> Option<PathBuf> {
     let mut buffer = [0; 2048];
-    let (is_first, group) = group(read("/proc/self/cgroup", &mut buffer)?)?;
-    let path = match is_first {
+    let (is_first, group) = group(read(Path::new("/proc/self/cgroup"), &mut buffer)?)?;
+    Some(PathBuf::from(match is_first {
         true => format!("/sys/fs/cgroup/memory{group}/memory.oom_control"),
         false => format!("/sys/fs/cgroup{group}/memory.events"),
-    };
+    }))
+}
+
+/// How many that were; `None` where it does not tell, as in a root group.
+#[must_use]
+pub fn memory_kills(counter: &Path) -> Option<u64> {
     let mut buffer = [0; 512];
-    let text = read(&path, &mut buffer)?;
+    let text = read(counter, &mut buffer)?;
     text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.parse().ok()
 }
 
-fn read<'a>(path: &str, buffer: &'a mut [u8]) -> Option<&'a str> {
+fn read<'a>(path: &Path, buffer: &'a mut [u8]) -> Option<&'a str> {
     let length = File::open(path).ok()?.read(buffer).ok()?;
     str::from_utf8(&buffer[..length]).ok()
 }

@@ -25,8 +25,8 @@ pub use reraise_sys_bsd::notify::Notify;
 pub use reraise_sys_bsd::pipe::{MOVES, Peephole, enlarge, move_bytes, unread};
 pub use reraise_sys_bsd::posix::{
     code, discard, first_stack, forget_environment, fork_beside, fork_onto, guard,
-    knows_its_children, leave_first_stack, map_memory, memory_kills, parent, peek_child,
-    prepare_title, start_beside, usage_of_ended,
+    knows_its_children, leave_first_stack, map_memory, memory_counter, memory_kills, parent,
+    peek_child, prepare_title, start_beside, usage_of_ended,
 };
 pub use reraise_sys_bsd::tree::Process;
 

@@ -345,10 +345,13 @@ pub trait ProcessBackend {
         None
     }
 
-    /// How many processes the system has killed for want of memory, here and among
-    /// our children; `None` where it does not tell.
-    fn memory_kills(&self) -> Option<u64> {
-        None
+    /// From now on, what [`Self::has_killed_for_memory`] tells counts.
+    fn count_memory_kills(&mut self) {}
+
+    /// Whether the system has killed a process for want of memory, here or among our
+    /// children, since [`Self::count_memory_kills`]; `false` also where it does not tell.
+    fn has_killed_for_memory(&self) -> bool {
+        false
     }
 
     /// Lets time pass; what happens meanwhile is reported afterwards.

@@ -149,6 +149,9 @@ pub struct Native {
     shared: Option<PathBuf>,
     /// What the child that was last reaped has used.
     used: Option<(ProcessId, Usage)>,
+    /// What was killed for memory so far, and where that is counted: to ask where takes as
+    /// long as to look, and there is no time for it when something has fallen.
+    memory_kills: Option<(PathBuf, u64)>,
 }
 
 impl Native {
@@ -183,6 +186,7 @@ impl Native {
             others: None,
             shared: None,
             used: None,
+            memory_kills: None,
         };
         // For children from before, whose SIGCHLD nobody collected.
         native.reap_all()?;
@@ -377,8 +381,16 @@ impl ProcessBackend for Native {
         self.used.filter(|(id, _)| *id == process).map(|(_, usage)| usage)
     }
 
-    fn memory_kills(&self) -> Option<u64> {
-        sys::memory_kills()
+    fn count_memory_kills(&mut self) {
+        self.memory_kills = sys::memory_counter().and_then(|counter| {
+            let kills = sys::memory_kills(&counter)?;
+            Some((counter, kills))
+        });
+    }
+
+    fn has_killed_for_memory(&self) -> bool {
+        let counted = self.memory_kills.as_ref();
+        counted.is_some_and(|(counter, before)| sys::memory_kills(counter) > Some(*before))
     }
 
     fn pause(&mut self, time: Duration) {
@@ -428,7 +440,9 @@ impl ProcessBackend for Native {
                 return Ok(event);
             }
             let is_steady = self.children.iter().all(|c| matches!(c.stage, Stage::Launched));
-            crate::zone::rest(is_steady && deadline.is_none());
+            if is_steady {
+                crate::zone::rest(deadline.is_none());
+            }
             let left = deadline.map(|d| d.saturating_sub(self.now()));
             let head_start = self.listen_to_released()?;
             match self.queue.next(left.into_iter().chain(head_start).min())? {

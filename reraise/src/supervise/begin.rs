@@ -187,7 +187,6 @@ pub fn begin<B: ProcessBackend>(
         pipes,
         published: None,
         unrecorded: None,
-        memory_kills: None,
         unwritten: Unwritten::default(),
         asked: None,
         events: String::new(),
@@ -293,8 +292,13 @@ impl<B: ProcessBackend> Worker<B> {
                 let Some(input) = then else {
                     self.answer_already(task, self.slot.pid);
                     // Who launched it may have died before it could say so.
-                    if self.slot.phase == Phase::Up {
-                        self.link.tell(&News::Launched(self.slot.pid));
+                    match self.slot.phase {
+                        Phase::Launching if !self.is_gated => {
+                            self.note_launched();
+                            self.link.tell(&News::Launched(self.slot.pid));
+                        }
+                        Phase::Up => self.link.tell(&News::Launched(self.slot.pid)),
+                        _ => {}
                     }
                     return self.feed(Input::Deadline);
                 };

@@ -175,7 +175,9 @@ impl<B: ProcessBackend> Worker<B> {
         let Some(mut death) = self.unrecorded.take() else { return };
         let Death { exit, cause, .. } = *death;
         let is_kill = matches!(exit, Exit::Signal { number: libc::SIGKILL, .. });
-        death.is_for_memory = is_kill && cause == Cause::Itself && self.was_killed_for_memory();
+        // That it was this one is likely, and not proved.
+        let is_possible = is_kill && cause == Cause::Itself;
+        death.is_for_memory = is_possible && self.backend.has_killed_for_memory();
         // What is there already was told already.
         let is_new = deaths::record(&self.files.file("deaths"), &death).unwrap_or(true);
         if !is_new || matches!(cause, Cause::Launch(_)) {
@@ -192,13 +194,6 @@ impl<B: ProcessBackend> Worker<B> {
         let (exit, lasted) = (exit_word(exit), lasted.as_secs_f64());
         let more = format!("exit={exit}{core}{memory} lasted={lasted:.3}{cause}");
         self.event_of(death.run, death.pid, Kind::Ended, &more);
-    }
-
-    /// Whether the kernel has killed something for memory since the run was young. That
-    /// it was this one is likely, and not proved.
-    fn was_killed_for_memory(&self) -> bool {
-        let kills = self.backend.memory_kills();
-        kills.zip(self.memory_kills).is_some_and(|(now, before)| now > before)
     }
 
     /// When the status of the present run was left for us, microseconds since 1970:
@@ -224,7 +219,7 @@ impl<B: ProcessBackend> Worker<B> {
             self.note_found(exit, task);
         }
         if let Beginning::Adopt(_) = then {
-            self.memory_kills = self.backend.memory_kills();
+            self.backend.count_memory_kills();
         }
         if matches!(then, Beginning::Adopt(_) | Beginning::Wait) {
             self.event(Kind::Adopted, &format!("worker={}", self.me.pid));
@@ -240,6 +235,12 @@ impl<B: ProcessBackend> Worker<B> {
         self.asked.clone().or_else(|| Asked::read(&self.files.file("asked")))
     }
 
+    /// Its program runs.
+    pub(super) fn note_launched(&mut self) {
+        self.backend.count_memory_kills();
+        self.event(Kind::Starting, "");
+    }
+
     /// Composes what a step of the machine has changed.
     #[inline(never)]
     pub(super) fn note_change(&mut self, before: Moment, input: Input) {
@@ -249,8 +250,7 @@ impl<B: ProcessBackend> Worker<B> {
             self.event(Kind::CannotStart, &more);
         }
         if let (Input::Launched, State::Starting { .. }) = (input, self.machine.state()) {
-            self.memory_kills = self.backend.memory_kills();
-            self.event(Kind::Starting, "");
+            self.note_launched();
         }
         if before == after {
             return;

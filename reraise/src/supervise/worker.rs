@@ -74,8 +74,6 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) published: Option<publish::Shown>,
     /// A death that is to be written down in a moment.
     pub(super) unrecorded: Option<Box<Death>>,
-    /// See [`ProcessBackend::memory_kills`]: when the present run was young, or adopted.
-    pub(super) memory_kills: Option<u64>,
     /// What could not be written down, and is to be.
     pub(super) unwritten: publish::Unwritten,
     /// Who has asked for something, until that is written down.

@@ -351,6 +351,18 @@ fn what_was_killed_for_memory() {
     let all = deaths(&s, "web");
     assert!(all.len() == 1 && all[0].is_for_memory, "{all:?}");
     says(&why(&s, "web"), &["signal KILL (killed for memory)", "give it more"]);
+    // Also of one that another one follows at once.
+    let again = s.at("again");
+    let rest = format!("[ -e {0} ] && exec sleep 1000000\n: >{0}", again.display());
+    s.script("next", &format!("config_start_sec=0.01\n{rest}\nsleep 0.1\n{eat}"));
+    let start = start.replace("start web", "start next");
+    s.shell(&start).expect(0);
+    wait_for("its second run", || s.ok(&["events", "next"]).matches("starting").count() == 2);
+    assert!(deaths(&s, "next")[0].is_for_memory);
+    let events = s.ok(&["events", "next"]);
+    let ended = events.find("for memory").expect(&events);
+    assert!(events.rfind("starting").is_some_and(|begun| ended < begun), "{events}");
+    s.ok(&["stop", "next"]);
     wait_for("an empty group", || fs::read_to_string(&procs).is_ok_and(|text| text.is_empty()));
     // By somebody's hand it is not said.
     s.script("hand", SLEEPER);

@@ -5,6 +5,7 @@ use nix::sys::signal::Signal;
 use std::ffi::CStr;
 use std::io::Result;
 use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Pid and wait status.
@@ -34,7 +35,8 @@ const _: fn(usize) = sys::guard;
 const _: fn() -> i32 = sys::parent;
 const _: fn(bool) -> Result<Child> = sys::peek_child;
 const _: fn(i32) -> Option<(u64, u64)> = sys::usage_of_ended;
-const _: fn() -> Option<u64> = sys::memory_kills;
+const _: fn() -> Option<PathBuf> = sys::memory_counter;
+const _: fn(&Path) -> Option<u64> = sys::memory_kills;
 const _: fn(i32) -> Result<bool> = sys::is_stopped;
 const _: fn(i32) -> Result<bool> = sys::knows_its_children;
 const _: fn() = sys::prepare_title;
@@ -65,6 +67,6 @@ const _: fn() -> Result<sys::Peephole> = sys::Peephole::new;
 const _: fn(&sys::Peephole, BorrowedFd<'_>, &mut [u8]) -> Result<usize> = sys::Peephole::look;
 const _: fn(BorrowedFd<'_>) -> usize = sys::unread;
 const _: fn(BorrowedFd<'_>, i32) = sys::enlarge;
-const _: fn(&[std::path::PathBuf]) -> Option<sys::Notify> = sys::Notify::new;
+const _: fn(&[PathBuf]) -> Option<sys::Notify> = sys::Notify::new;
 const _: fn(&sys::Notify) -> BorrowedFd<'_> = sys::Notify::fd;
-const _: fn(&mut sys::Notify, &[std::path::PathBuf]) -> Option<Vec<usize>> = sys::Notify::changed;
+const _: fn(&mut sys::Notify, &[PathBuf]) -> Option<Vec<usize>> = sys::Notify::changed;

@@ -251,6 +251,10 @@ impl ProcessBackend for Fake {
         world.zombie.filter(|(id, _)| *id == process).map_or(Exit::Unknown, |(_, exit)| exit)
     }
 
+    fn has_begun(&self, process: ProcessId, run: u64) -> bool {
+        self.world().has_begun(process, run)
+    }
+
     fn pause(&mut self, time: Duration) {
         self.world().now += time;
     }

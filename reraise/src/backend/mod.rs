@@ -339,6 +339,11 @@ pub trait ProcessBackend {
     /// How a process has ended that is not our child, as far as the system still knows.
     fn end_of(&self, process: ProcessId) -> Exit;
 
+    /// Whether a process that is said to be of this run is known to execute its program:
+    /// that began with the mark of the run. A program may overwrite it, and not every
+    /// system shows that of every program, so `false` proves nothing.
+    fn has_begun(&self, process: ProcessId, run: u64) -> bool;
+
     /// What a process has used whose end was an event of ours just now, if we have
     /// reaped it.
     fn usage_of(&self, _process: ProcessId) -> Option<Usage> {

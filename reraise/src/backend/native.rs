@@ -377,6 +377,11 @@ impl ProcessBackend for Native {
         status.map_or(Exit::Unknown, Exit::from_status)
     }
 
+    fn has_begun(&self, process: ProcessId, run: u64) -> bool {
+        // What we have forked shows our own environment until it has executed something.
+        run_mark(process.pid) == Some(run)
+    }
+
     fn usage_of(&self, process: ProcessId) -> Option<Usage> {
         self.used.filter(|(id, _)| *id == process).map(|(_, usage)| usage)
     }

@@ -31,8 +31,8 @@ use crate::supervise::worker::{Place, Worker};
 use crate::wanted::Wanted;
 
 /// How long a process may take to find that nobody opens its gate any more. Before, it
-/// is not said to run.
-const AT_THE_GATE: Duration = Duration::from_millis(20);
+/// is not said to run, unless it is known to.
+const AT_THE_GATE: Duration = Duration::from_millis(500);
 
 /// What a worker is given.
 pub struct Assignment {
@@ -165,6 +165,9 @@ pub fn begin<B: ProcessBackend>(
         _ => wanted == Some(Wanted::Once),
     });
     let pipes = Held::adopt(&files.own, Use::from_byte(slot.pipes));
+    let is_gated = slot.phase == Phase::Launching
+        && remains == Remains::Alive
+        && !backend.has_begun(slot.process(), slot.run);
     let mut worker = Box::new(Worker {
         backend,
         name: given.name,
@@ -177,7 +180,8 @@ pub fn begin<B: ProcessBackend>(
         tree: None,
         link,
         prepared,
-        is_gated: slot.phase == Phase::Launching && remains == Remains::Alive,
+        is_gated,
+        gate: None,
         under: given.under,
         told: Vec::new(),
         others: None,
@@ -287,16 +291,15 @@ impl<B: ProcessBackend> Worker<B> {
                 self.machine =
                     Machine::adopted(config, seed, since.min(now), history).remembering(last);
                 if self.is_gated {
-                    self.machine = self.machine.clone().not_before(now + AT_THE_GATE);
+                    let gate = now + AT_THE_GATE;
+                    self.gate = Some(gate);
+                    self.machine = self.machine.clone().not_before(gate);
                 }
                 let Some(input) = then else {
                     self.answer_already(task, self.slot.pid);
                     // Who launched it may have died before it could say so.
                     match self.slot.phase {
-                        Phase::Launching if !self.is_gated => {
-                            self.note_launched();
-                            self.link.tell(&News::Launched(self.slot.pid));
-                        }
+                        Phase::Launching if !self.is_gated => self.tell_launched(),
                         Phase::Up => self.link.tell(&News::Launched(self.slot.pid)),
                         _ => {}
                     }

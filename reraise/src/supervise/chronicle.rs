@@ -257,7 +257,7 @@ impl<B: ProcessBackend> Worker<B> {
         }
         match *self.machine.state() {
             // Of one that we have just adopted, its former worker has said that.
-            State::Running if self.published.is_none() => {}
+            State::Running if self.published.is_none() && self.slot.phase == Phase::Up => {}
             State::Running => self.event(Kind::Running, ""),
             State::Delay { until } => {
                 let delay = until.saturating_sub(self.backend.now()).as_secs_f64();

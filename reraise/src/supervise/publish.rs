@@ -94,6 +94,7 @@ pub(super) fn publish<B: ProcessBackend>(worker: &mut Worker<B>) -> io::Result<b
     let shown = match state {
         // Nothing to show before the program runs.
         State::Down | State::Launching => return Ok(false),
+        State::Starting { .. } if worker.gate.is_some() => return Ok(false),
         State::Starting { .. } => shown(record::Phase::Start),
         State::Running => shown(record::Phase::Run),
         State::Stopping { .. } => Shown { is_stopping: true, ..shown(record::Phase::Run) },
@@ -156,6 +157,8 @@ fn write_slot<B: ProcessBackend>(worker: &mut Worker<B>, state: &State) -> io::R
     let (phase, until) = match *state {
         State::Down => (slot::Phase::Idle, Duration::ZERO),
         State::Launching => (slot::Phase::Launching, Duration::ZERO),
+        // Whoever comes after us must not take it for a run.
+        State::Starting { .. } if worker.gate.is_some() => (slot::Phase::Launching, Duration::ZERO),
         State::Starting { .. } | State::Running => (slot::Phase::Up, Duration::ZERO),
         State::Delay { until } => (slot::Phase::Delay, until),
         State::Clearing { then: After::Decide { .. }, .. } => {

@@ -56,6 +56,8 @@ pub struct Worker<B: ProcessBackend> {
     pub(super) prepared: Option<(Context, Loaded)>,
     /// Adopted before it was known whether its program runs.
     pub(super) is_gated: bool,
+    /// Until then nothing is said of that.
+    pub(super) gate: Option<Duration>,
     /// Whom we work for.
     pub(super) under: Under,
     /// Who has been sent the present signal of an ending.
@@ -99,13 +101,20 @@ impl<B: ProcessBackend> Worker<B> {
             self.machine.config = self.machine.config.clone();
             let others = self.others.map(|(at, ..)| at);
             let unwritten = self.unwritten.deadline();
-            let due = [self.machine.deadline(), self.link.deadline(), others, unwritten];
+            let due = [self.machine.deadline(), self.link.deadline(), others, unwritten, self.gate];
             let due = due.into_iter().flatten().min();
             let event = self.backend.next_event(due)?;
             let taken = self.on_event(event);
             self.write_events();
             taken?;
         }
+    }
+
+    /// Its program runs, as far as anybody knows.
+    pub(super) fn tell_launched(&mut self) {
+        self.note_launched();
+        let pid = self.tree.as_ref().map_or(0, |t| t.main.pid);
+        self.link.tell(&News::Launched(pid));
     }
 
     fn is_main(&self, id: ProcessId) -> bool {
@@ -127,6 +136,7 @@ impl<B: ProcessBackend> Worker<B> {
                 self.feed(Input::LaunchFailed(error))?;
             }
             Event::Ended(id, exit) if self.is_main(id) && self.machine.is_alive() => {
+                self.gate = None;
                 let exit = self.known(exit);
                 // Adopted at the gate, which its launcher never opened: no run. What counts as
                 // running has come through.
@@ -168,6 +178,11 @@ impl<B: ProcessBackend> Worker<B> {
                     self.signal_untold(signal, scope)?;
                 }
                 self.notice_silence()?;
+                if self.gate.take_if(|gate| *gate <= self.backend.now()).is_some()
+                    && matches!(self.machine.state(), State::Starting { .. })
+                {
+                    self.tell_launched();
+                }
                 self.feed(Input::Deadline)?;
             }
         }
@@ -259,6 +274,7 @@ impl<B: ProcessBackend> Worker<B> {
                     self.link.tell(&News::Launched(pid));
                 }
                 (Input::Deadline, State::Running) if !was_running => {
+                    self.is_gated = false;
                     self.link.tell(&News::Running(pid));
                 }
                 _ => {}

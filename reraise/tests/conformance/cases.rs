@@ -6,7 +6,7 @@ use reraise::backend::{
     Elevation, Event, Exit, LaunchError, ProcessBackend, ProcessId, Scope, Signal, Step, Tree,
 };
 
-use crate::subject::{Program, Subject, adopted, killed, ours};
+use crate::subject::{Program, RUN, Subject, adopted, killed, ours, run_number};
 
 pub(crate) fn a_gated_child_does_nothing(mut s: impl Subject) {
     let child = s.spawn(Program::Waits);
@@ -15,6 +15,18 @@ pub(crate) fn a_gated_child_does_nothing(mut s: impl Subject) {
     assert_eq!(s.members(&ours(child)), [child]);
     s.backend().release(child).unwrap();
     s.await_all(&[Event::Launched(child), Event::Input]);
+}
+
+pub(crate) fn who_has_begun_carries_the_mark(mut s: impl Subject) {
+    let child = s.spawn(Program::Waits);
+    let run = run_number(RUN);
+    assert!(!s.backend().has_begun(child, run));
+    s.backend().release(child).unwrap();
+    s.await_all(&[Event::Launched(child), Event::Input]);
+    // Nobody is shown an environment there.
+    let is_told = !cfg!(target_os = "dragonfly");
+    assert_eq!(s.backend().has_begun(child, run), is_told);
+    assert!(!s.backend().has_begun(child, run + 1));
 }
 
 pub(crate) fn a_child_never_released_ends_without_running(mut s: impl Subject) {
@@ -348,7 +360,7 @@ pub(crate) fn another_run_is_no_member(mut s: impl Subject) {
     let one = s.start_waiting(Program::Waits);
     let two = s.start_run(Program::Waits, 2);
     assert_eq!(s.members(&adopted(one)), [one]);
-    let run = crate::subject::run_number(2);
+    let run = run_number(2);
     assert_eq!(s.members(&Tree { run, ..adopted(two) }), [two]);
 }
 

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
     }
     let mut all = everywhere![
         a_gated_child_does_nothing,
+        who_has_begun_carries_the_mark,
         a_child_never_released_ends_without_running,
         a_child_killed_at_the_gate_was_never_launched,
         only_a_gated_child_can_be_released,

@@ -236,6 +236,11 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn has_begun(&mut self, id: ProcessId, run: u64) -> bool {
+        let is_begun = |p: &mut Process| matches!(p.stage, Stage::Runs | Stage::Stopped);
+        self.get(id).is_some_and(|process| is_begun(process) && process.run == Some(run))
+    }
+
     fn exec(&mut self, id: ProcessId) {
         let launch = self.started.iter().find(|s| s.process == id).map(|s| &s.launch);
         let path = launch.and_then(|l| l.program.to_str().ok()).unwrap_or_default();

@@ -1,8 +1,10 @@
 //! A worker dies, and another one goes on where it was.
 
 use std::fs;
+use std::time::Duration;
 
 use super::bench::{Bench, End, secs};
+use super::kill::at_every_call;
 use crate::backend::fake::{Behaviour, Offspring};
 use crate::backend::{Exit, NOT_LET_THROUGH, ProcessId, Signal};
 use crate::context::Context;
@@ -66,18 +68,19 @@ fn a_young_one_has_to_last_no_longer() {
     assert_eq!(bench.story(), ["6 launched", "10 RUN -", "10 running"]);
 }
 
-/// A service whose worker died after the fork: its child, which is still there,
-/// ends like that.
+/// A service whose worker died after the fork: its child, which is still there and of which
+/// nobody can tell whether it has got through its gate, ends like that.
 fn gated(end: Behaviour) -> Bench {
-    gated_with("", end)
+    gated_with("", 0, end)
 }
 
-fn gated_with(keys: &str, end: Behaviour) -> Bench {
+/// The same, and the child carries the mark of that run.
+fn gated_with(keys: &str, mark: u64, end: Behaviour) -> Bench {
     let bench = Bench::new(keys, [Behaviour::waits()]);
     fs::create_dir_all(&bench.files.own).unwrap();
     Context::keep(&bench.context(), &bench.files.file("context")).unwrap();
     Wanted::Up.write(&bench.files.own).unwrap();
-    let child = bench.fake.foreign(9, end);
+    let child = bench.fake.foreign(mark, end);
     let (phase, run, Place { boot, space }) = (Phase::Launching, 9, bench.place);
     let slot =
         Slot { phase, run, boot, space, pid: child.pid, born: child.born, ..Slot::default() };
@@ -121,9 +124,57 @@ fn a_run_that_was_let_through_just_before_its_worker_died_is_one() {
         assert_eq!(deaths::read_all(&bench.files.file("deaths")).len(), 1);
     }
     // What is done, however briefly it has lived, is not begun once more.
-    let bench = gated_with("config_restart=on-failure\nconfig_start_sec=0", lasts(20, 0));
+    let bench = gated_with("config_restart=on-failure\nconfig_start_sec=0", 0, lasts(20, 0));
     let done = End::Over(Outcome::Done(Exit::Code(0)));
     assert_eq!((bench.run(Task::Resume), bench.launches().len()), (done, 0));
+}
+
+#[test]
+fn what_may_still_wait_at_its_gate_is_not_said_to_run() {
+    let millis = Duration::from_millis;
+    // Once it carries the mark of its run, it is known to have begun.
+    for (mark, time) in [(0, millis(500)), (9, millis(0))] {
+        let bench = gated_with("config_start_sec=0", mark, Behaviour::waits());
+        assert_eq!(bench.run(Task::Resume), End::Quiet);
+        assert_eq!((bench.now(), bench.record().unwrap().phase), (time, record::Phase::Run));
+        assert_eq!(bench.events(), ["adopted", "starting", "running"]);
+        // Whoever waits for it is told, and need not wait until it counts as started.
+        let bench = gated_with("", mark, Behaviour::waits());
+        assert_eq!(bench.run_until(Task::Resume, 2), End::TimeUp);
+        let mut story = bench.story();
+        story.sort();
+        assert_eq!(story, ["0 START -", "0 launched"]);
+        assert_eq!(bench.events(), ["adopted", "starting"]);
+        assert_eq!(bench.slot().phase, Phase::Up);
+    }
+    // To be ended it is known well enough.
+    let bench = gated_with("", 0, Behaviour::waits());
+    bench.ask(0, [STOP]);
+    assert_eq!(bench.run(Task::Resume), STOPPED);
+    assert!(!bench.events().contains(&"starting".to_owned()));
+    // On a busy machine it takes long to find that it waits in vain.
+    let slow = || {
+        let slow = Behaviour::exits(NOT_LET_THROUGH).after(millis(400));
+        gated_with("config_start_sec=0", 0, slow)
+    };
+    let bench = slow();
+    assert_eq!(bench.run(Task::Resume), End::Quiet);
+    assert_eq!(bench.launches(), [0.4]);
+    let said = bench.story().iter().filter(|line| line.contains("RUN")).count();
+    assert_eq!(said, 1, "of the second alone");
+    // Also when one worker after the other is killed meanwhile.
+    at_every_call(
+        slow,
+        |_| Task::Resume,
+        |bench, end, calls| {
+            if end == End::Killed {
+                assert_eq!(bench.run(Task::Resume), End::Quiet, "{calls}");
+            }
+            let slot = bench.slot();
+            assert_eq!((slot.failures, slot.raised, slot.phase), (0, 0, Phase::Up), "{calls}");
+            assert_eq!(deaths::read_all(&bench.files.file("deaths")), [], "{calls}");
+        },
+    );
 }
 
 #[test]
@@ -213,7 +264,7 @@ fn a_delay_ends_when_it_would_have() {
         let runs = [lasts(20, 1), lasts(1, 1), lasts(1, 1), Behaviour::waits()];
         let bench = Bench::new(lines, runs);
         crashed(&bench, second, Phase::Delay);
-        let until = secs(0) + std::time::Duration::from_nanos(bench.slot().until);
+        let until = secs(0) + Duration::from_nanos(bench.slot().until);
         assert_eq!(bench.resume(), End::Quiet);
         assert_eq!(bench.fake.started().last().unwrap().at, until);
         assert_eq!((bench.slot().started, bench.slot().failures), (true, 0));

@@ -19,6 +19,7 @@ use crate::backend::{
 };
 use crate::context::Context;
 use crate::control::{self, Frame, Got, Reader};
+use crate::history::events;
 use crate::name::ServiceName;
 use crate::paths::Files;
 use crate::record::Record;
@@ -220,6 +221,19 @@ impl Bench {
     /// What has happened since the last time.
     pub(super) fn story(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.borrow_mut().story)
+    }
+
+    /// The events, without times and numbers that differ.
+    pub(super) fn events(&self) -> Vec<String> {
+        let state = self.files.own.parent().and_then(Path::parent).unwrap();
+        let text = std::fs::read_to_string(state.join("events")).unwrap_or_default();
+        let line = |line: &str| {
+            let event = events::Event::parse(line).unwrap();
+            assert_eq!(event.name, "web");
+            let fields = event.fields.iter().filter(|(key, _)| key != "worker");
+            fields.fold(event.kind.clone(), |line, (key, value)| format!("{line} {key}={value}"))
+        };
+        text.lines().map(line).collect()
     }
 
     /// How many requests the workers have acknowledged.
@@ -428,6 +442,11 @@ impl ProcessBackend for Watched {
             }
         }
         Ok(event)
+    }
+
+    fn has_begun(&self, process: ProcessId, run: u64) -> bool {
+        self.call();
+        self.fake.has_begun(process, run)
     }
 
     fn end_of(&self, process: ProcessId) -> Exit {

@@ -1,13 +1,10 @@
 //! What a worker keeps of the ends of runs, and of changes of state.
 
-use std::fs;
-
 use super::bench::{Bench, End, secs};
 use super::kill::at_every_call;
 use crate::backend::fake::{Behaviour, Offspring};
 use crate::backend::{Exit, LaunchError, Signal, Step};
 use crate::history::deaths::{self, Cause, Death};
-use crate::history::events::Event;
 use crate::slot;
 use crate::supervise::begin::Task;
 use crate::supervise::link::Request;
@@ -26,26 +23,13 @@ fn ends(bench: &Bench) -> Vec<(Exit, Cause, u64)> {
     deaths(bench).iter().map(|d| (d.exit, d.cause, lasted(d))).collect()
 }
 
-/// The events, without times and numbers that differ.
-fn events(bench: &Bench) -> Vec<String> {
-    let state = bench.files.own.parent().unwrap().parent().unwrap();
-    let text = fs::read_to_string(state.join("events")).unwrap_or_default();
-    let line = |line: &str| {
-        let event = Event::parse(line).unwrap();
-        assert_eq!(event.name, "web");
-        let fields = event.fields.iter().filter(|(key, _)| key != "worker");
-        fields.fold(event.kind.clone(), |line, (key, value)| format!("{line} {key}={value}"))
-    };
-    text.lines().map(line).collect()
-}
-
 #[test]
 fn each_end_and_each_change() {
     let bench = Bench::new("", [lasts(20, 1), lasts(3, 2), lasts(1, 3), lasts(2, 4)]);
     assert!(matches!(bench.run(bench.start()), End::Over(_)));
     let itself = |code, lasted| (Exit::Code(code), Cause::Itself, lasted);
     assert_eq!(ends(&bench), [itself(1, 20), itself(2, 3), itself(3, 1), itself(4, 2)]);
-    let found = events(&bench);
+    let found = bench.events();
     let waiting = found.iter().position(|line| line.starts_with("waiting delay=2")).unwrap();
     assert_eq!(
         [&found[..waiting], &found[waiting + 1..]].concat(),
@@ -76,7 +60,7 @@ fn whoever_asks_for_it_is_the_cause() {
     assert!(matches!(bench.run(bench.start()), End::Over(_)));
     let ended = Exit::Code(0);
     assert_eq!(ends(&bench), [(ended, Cause::Restart, 21), (ended, Cause::Stop, 20)]);
-    let found = events(&bench);
+    let found = bench.events();
     let of_note = |line: &&String| !["starting", "running"].contains(&line.as_str());
     assert_eq!(
         found.iter().filter(of_note).collect::<Vec<_>>(),
@@ -96,11 +80,11 @@ fn the_end_of_a_session_and_a_signal_are_named() {
     let bench = Bench::new("", [end()]);
     bench.ask(20, [Request::Leave { now: false }]);
     assert!(matches!(bench.run(bench.start()), End::Over(_)));
-    assert!(events(&bench).contains(&"stopping asked=leave".to_owned()));
+    assert!(bench.events().contains(&"stopping asked=leave".to_owned()));
     let bench = Bench::new("", [end()]);
     bench.fake.signal_us(secs(20), Signal::SIGTERM);
     assert!(matches!(bench.run(bench.start()), End::Over(_)));
-    assert!(events(&bench).contains(&"stopping asked=TERM".to_owned()));
+    assert!(bench.events().contains(&"stopping asked=TERM".to_owned()));
 }
 
 #[test]
@@ -111,7 +95,7 @@ fn a_program_that_cannot_be_executed() {
     assert_eq!(ends(&bench), [(Exit::Code(126), Cause::Launch(error), 0)]);
     let expected =
         [format!("cannot-start step=exec errno={}", libc::EACCES), "failed exit=126".into()];
-    assert_eq!(events(&bench), expected);
+    assert_eq!(bench.events(), expected);
 }
 
 #[test]
@@ -157,7 +141,7 @@ fn a_run_ends_once_whenever_its_worker_is_killed() {
         // What one worker has kept its successor knows.
         let is_known = |d: &Death| d.is_late || matches!(d.exit, Exit::Code(1 | 2));
         assert!(all.iter().all(is_known), "{calls}: {all:?}");
-        let told = events(bench).iter().filter(|line| line.starts_with("ended")).count();
-        assert!(told <= 2, "{calls}: {:?}", events(bench));
+        let told = bench.events().iter().filter(|line| line.starts_with("ended")).count();
+        assert!(told <= 2, "{calls}: {:?}", bench.events());
     });
 }

@@ -14,8 +14,8 @@
 //! 2. For each worker it builds what that worker is given inside of [`in_common`],
 //!    and forks there. The worker goes on in the common zone, and must not touch
 //!    anything else of the keeper's.
-//! 3. Before it waits, a worker calls [`rest`], which gives back the pages that
-//!    it does not need at rest.
+//! 3. Before it waits, unless for a moment only, a worker calls [`rest`], which gives back
+//!    the pages that it does not need at rest.
 //!
 //! For processes with a single thread only, which keeper and worker are.
 

@@ -101,10 +101,14 @@ pub fn make(path: &Path) -> io::Result<File> {
 #[derive(Debug, Default)]
 pub struct Held {
     used: Use,
+    /// Before the last launch.
+    former: Use,
     // Not a nested array of options: it stays in memory for each service.
     files: [Option<File>; 4],
     /// The logger does not know yet whose words come, and will not find out by itself.
     is_news: bool,
+    /// It was told of a run of ours. Of what a former worker did it may not have heard.
+    has_told: bool,
 }
 
 fn place(side: Side, turn: bool) -> usize {
@@ -126,27 +130,33 @@ impl Held {
         held
     }
 
-    /// Those for the next run.
+    /// Those for the next run, see also [`Self::settle_next`]. Those for the run after that
+    /// are made as well: then there is less time.
     ///
     /// # Errors
     /// When they cannot be made; descriptors may have run out.
     pub fn next(&mut self, own: &Path, is_split: bool) -> io::Result<Use> {
         let before = self.used;
-        self.is_news = !before.is_kept || before.is_split != is_split;
-        let mut turn = self.used.is_kept && !self.used.turn;
+        self.former = before;
+        self.is_news = !self.has_told || !before.is_kept || before.is_split != is_split;
+        let mut turn = before.is_kept && !before.turn;
         let sides: &[Side] = if is_split { &[Side::Out, Side::Err] } else { &[Side::Out] };
         for &side in sides {
-            for turn in [turn, !turn].into_iter().take(1 + usize::from(self.used.is_kept)) {
-                let file = &mut self.files[place(side, turn)];
-                if file.is_none() {
-                    *file = Some(make(&path(own, side, turn))?);
-                    self.is_news = true;
+            for at in [turn, !turn] {
+                let file = &mut self.files[place(side, at)];
+                if file.is_some() {
+                    continue;
+                }
+                match make(&path(own, side, at)) {
+                    Ok(made) => (*file, self.is_news) = (Some(made), true),
+                    Err(_) if at != turn && !before.is_kept => {}
+                    Err(e) => return Err(e),
                 }
             }
         }
         // What is in there is older than what is in the other one: its successor must
         // not be mixed with that.
-        if self.used.is_kept && sides.iter().any(|&side| self.has_unread(side, turn)) {
+        if before.is_kept && sides.iter().any(|&side| self.has_unread(side, turn)) {
             turn = !turn;
         }
         self.is_news |= turn == before.turn;
@@ -162,8 +172,18 @@ impl Held {
         self.is_news
     }
 
+    /// Whether the next run has begun, and the logger was told where that has to be. What
+    /// has not begun had no pipes.
+    pub fn settle_next(&mut self, has_begun: bool) {
+        self.has_told |= has_begun;
+        if !has_begun {
+            self.used = self.former;
+        }
+    }
+
     /// The output of the next run is not kept.
     pub fn none(&mut self) -> Use {
+        self.former = self.used;
         self.used.is_kept = false;
         self.used
     }
@@ -218,6 +238,35 @@ mod tests {
         if native::MOVES {
             assert!(!turn(&mut held));
         }
+    }
+
+    #[test]
+    fn the_logger_is_told_once_of_what_it_cannot_know() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut held = Held::default();
+        let next = |held: &mut Held, is_split, has_begun| {
+            let used = held.next(dir.path(), is_split).unwrap();
+            let is_news = held.is_news();
+            held.settle_next(has_begun);
+            (used.turn, is_news)
+        };
+        // What could not be launched has changed nothing.
+        assert_eq!(next(&mut held, false, false), (false, true));
+        assert_eq!(next(&mut held, false, true), (false, true));
+        assert_eq!(next(&mut held, false, false), (true, false));
+        assert_eq!(next(&mut held, false, true), (true, false));
+        assert_eq!(next(&mut held, false, true), (false, false));
+        // Standard error is to be kept apart, and is no more.
+        assert_eq!(next(&mut held, true, true), (true, true));
+        assert_eq!(next(&mut held, true, true), (false, false));
+        assert_eq!(next(&mut held, false, true), (true, true));
+        held.none();
+        held.settle_next(true);
+        assert!(next(&mut held, false, true).1);
+        // Whether it has heard of what a former worker did, nobody knows.
+        let mut other = Held::adopt(dir.path(), held.used);
+        assert_eq!(next(&mut other, false, true), (true, true));
+        assert_eq!(next(&mut other, false, true), (false, false));
     }
 
     #[test]

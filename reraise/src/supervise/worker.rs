@@ -369,7 +369,10 @@ impl<B: ProcessBackend> Worker<B> {
             zone::briefly(|| self.backend.spawn(launch::prepare(entry, context, run, output)));
         let main = match main {
             Ok(main) => main,
-            Err(e) => return failed(e),
+            Err(e) => {
+                self.pipes.settle_next(false);
+                return failed(e);
+            }
         };
         self.record_death();
         let history = self.machine.history();
@@ -401,6 +404,7 @@ impl<B: ProcessBackend> Worker<B> {
             }
             self.backend.release(main)
         });
+        self.pipes.settle_next(noted.is_ok());
         if let Err(e) = noted {
             self.backend.signal(main, Signal::SIGKILL)?;
             // It was no run, and does not count as one.

@@ -118,6 +118,16 @@ enum Next {
     Ended,
 }
 
+/// The first call of a worker after it has let a process through its gate.
+pub(crate) fn after_the_gate() -> impl Fn(&Call) -> bool {
+    let is_open = std::cell::Cell::new(false);
+    move |call| {
+        // A single byte.
+        let is_key = call.number == libc::SYS_write && call.arguments[2] == 1;
+        is_open.replace(is_open.get() || is_key)
+    }
+}
+
 /// What became of whoever was to be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -128,7 +138,7 @@ pub(crate) enum End {
 
 impl Traced {
     /// Holds a process from now on; `None` where we may not.
-    fn seize(pid: i32, options: Options) -> Option<Self> {
+    pub(crate) fn seize(pid: i32, options: Options) -> Option<Self> {
         match ptrace::seize(Pid::from_raw(pid), options | Options::PTRACE_O_TRACESYSGOOD) {
             Ok(()) => Some(Self(Pid::from_raw(pid))),
             Err(e @ (Errno::EPERM | Errno::ENOSYS)) => {
@@ -369,10 +379,10 @@ impl Scene {
 }
 
 /// For a keeper whose next worker is to be held.
-const FORKS: Options = Options::PTRACE_O_TRACEFORK.union(Options::PTRACE_O_TRACECLONE);
+pub(crate) const FORKS: Options = Options::PTRACE_O_TRACEFORK.union(Options::PTRACE_O_TRACECLONE);
 
 /// Lets a keeper go on until it has forked a worker, which is held from its first call.
-fn forked(keeper: &Traced) -> Traced {
+pub(crate) fn forked(keeper: &Traced) -> Traced {
     let Next::Forked(worker) = keeper.next(false, &mut || false) else { panic!("no fork") };
     waitpid(worker, Some(WaitPidFlag::__WALL)).unwrap();
     // Its own children are let alone.

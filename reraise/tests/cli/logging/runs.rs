@@ -10,8 +10,8 @@ use reraise::logger::{names, pipes};
 use reraise::record::Phase;
 
 use super::{find_logger, kill_logger, logger, rotated};
-use crate::steps::Traced;
-use crate::support::{Sandbox, signal, wait_for, wait_some};
+use crate::steps::{End, FORKS, Traced, after_the_gate, forked};
+use crate::support::{SLEEPER, Sandbox, signal, spawn, wait_for, wait_some};
 
 /// What each run of a service has said, in order, with its exit.
 pub(super) fn runs(s: &Sandbox, name: &str) -> Vec<(String, Option<Exit>)> {
@@ -125,6 +125,67 @@ fn a_logger_that_is_late_does_not_take_the_next_run_before_this_one() {
     assert!(runs.len() == 6 && runs[..5].iter().all(|run| run.0 == "begins\nends\n"), "{runs:?}");
 }
 
+/// A service that counts its runs; each ends when it hears something at its ear.
+fn counting(s: &Sandbox) -> std::path::PathBuf {
+    let (count, ear) = (s.at("count"), s.at("ear"));
+    fs::write(&count, "1\n").unwrap();
+    nix::unistd::mkfifo(&ear, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let body = format!(
+        "read n <{0}\necho $((n+1)) >{0}\necho run $n\nwhile ! read -r x <{1}; do :; done\nexit 3",
+        count.display(),
+        ear.display()
+    );
+    s.script("web", &format!("config_start_sec=0\n{body}"));
+    ear
+}
+
+#[test]
+fn what_the_first_run_to_be_raised_says_when_its_worker_dies_at_the_gate() {
+    let s = Sandbox::new();
+    let ear = counting(&s);
+    s.up("web");
+    wait_for("the first run", || s.log("web") == "run 1\n");
+    let Some(worker) = Traced::stop(s.worker("web")) else { return };
+    // So that there is no other one until it has spoken.
+    signal(s.keeper(), Signal::SIGSTOP);
+    fs::write(&ear, "\n").unwrap();
+    assert_eq!(worker.kill_at_one(after_the_gate(), 0, || false), End::Killed);
+    wait_for("the second run", || s.log("web") == "run 1\nrun 2\n");
+    fs::write(&ear, "\n").unwrap();
+    signal(s.keeper(), Signal::SIGCONT);
+    wait_for("the third run", || s.log("web") == "run 1\nrun 2\nrun 3\n");
+    s.ok(&["stop", "web"]);
+    wait_for("the logger to end", || find_logger(&s).is_none());
+    let texts: Vec<String> = runs(&s, "web").into_iter().map(|run| run.0).collect();
+    assert_eq!(texts, ["run 1\n", "run 2\n", "run 3\n"]);
+}
+
+#[test]
+fn what_a_run_says_that_is_started_again_when_its_worker_dies_at_the_gate() {
+    let s = Sandbox::new();
+    counting(&s);
+    s.script("other", SLEEPER);
+    s.up("other");
+    s.up("web");
+    let mut expected = "run 1\n".to_owned();
+    for n in 2..5 {
+        wait_for("the run before", || s.log("web") == expected);
+        s.ok(&["stop", "web"]);
+        let Some(keeper) = Traced::seize(s.keeper(), FORKS) else { return };
+        let mut start = spawn(&mut s.command(&["start", "web"]));
+        let worker = forked(&keeper);
+        signal(s.keeper(), Signal::SIGSTOP);
+        // It would continue the keeper.
+        start.kill().unwrap();
+        start.wait().unwrap();
+        assert_eq!(worker.kill_at_one(after_the_gate(), 0, || false), End::Killed);
+        expected += &format!("run {n}\n");
+        wait_for("the words", || s.log("web") == expected);
+        signal(s.keeper(), Signal::SIGCONT);
+    }
+    s.ok(&["stop", "*"]);
+}
+
 #[test]
 fn a_run_that_is_over_before_the_logger_looks_has_said_its_words() {
     let s = Sandbox::new();
@@ -151,7 +212,7 @@ fn the_last_words_of_a_service_that_is_stopped_while_there_is_no_logger() {
     for time in ["none", "epoch"] {
         let s = Sandbox::new();
         let keys = format!("config_start_sec=0\nconfig_log_time={time}");
-        s.script("other", crate::support::SLEEPER);
+        s.script("other", SLEEPER);
         let ear = s.at("ear");
         nix::unistd::mkfifo(&ear, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let body = format!("trap 'echo last; exit 4' TERM\necho first\nread x <{}", ear.display());

@@ -280,11 +280,8 @@ impl Logger {
         // What has ended before we heard of it is heard of once more.
         let learn = |stream: &mut Stream| match left {
             Some((run, used)) => {
-                stream.learn(Found::Open(run, used), moment).and_then(|mut opened| {
-                    let found = stream::look(stream.own())?;
-                    opened.extend(stream.learn(found, moment)?);
-                    Ok(opened)
-                })
+                stream.learn(Found::Open(run, used), moment)?;
+                stream.learn(stream::look(stream.own())?, moment)
             }
             None => stream.learn(found, moment),
         };
@@ -296,14 +293,14 @@ impl Logger {
             }
             learnt => learnt,
         };
-        let opened = match learnt {
-            Ok(opened) => opened,
+        match learnt {
+            Ok(()) => {}
             // Its pipes stay open: nobody else may hold them by the time we look again.
             Err(e) if is_shortage(&e) => return self.look_again(name.as_str(), &e),
             Err(e) => return self.cannot_hear(name, number, &e),
-        };
+        }
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        for pipe in opened {
+        for pipe in stream.opened() {
             // What is stuck is listened to when it goes on.
             let Some(file) = stream.pipe(pipe).filter(|_| stream.stuck.is_none()) else { continue };
             if let Err(e) = self.queue.watch_pipe(file.as_fd(), token_of(number, pipe)) {

@@ -199,12 +199,17 @@ impl Stream {
         self.pipes[which as usize][usize::from(turn)].as_ref()
     }
 
-    /// Takes note of what the slot says. The pipes that are to be listened on from now
-    /// on come back.
+    /// The pipes that were opened since they were last asked for: they are to be listened
+    /// to from now on.
+    pub(super) fn opened(&mut self) -> Vec<Pipe> {
+        std::mem::take(&mut self.opened)
+    }
+
+    /// Takes note of what the slot says.
     ///
     /// # Errors
     /// Where that is a shortage, nothing is lost: it can be learnt later.
-    pub(super) fn learn(&mut self, found: Found, moment: Moment) -> io::Result<Vec<Pipe>> {
+    pub(super) fn learn(&mut self, found: Found, moment: Moment) -> io::Result<()> {
         self.is_over = found == Found::Over;
         self.is_between = !matches!(found, Found::Open(..));
         // Also of a run that has begun and ended since.
@@ -222,7 +227,7 @@ impl Stream {
             }
             Found::Open(..) | Found::Between | Found::Over => {}
         }
-        Ok(std::mem::take(&mut self.opened))
+        Ok(())
     }
 
     /// Opens the pipes of both turns that are there and were not open.
